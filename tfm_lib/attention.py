@@ -1,0 +1,278 @@
+"""Attention: score every key against every query, turn scores into weights, average the values.
+
+One seam carries all of it. An *attention function* is
+
+    (query, key, value, mask=None) -> (output, weights)
+
+    query    (..., query_len, d_k)        what each position looks for
+    key      (..., key_len, d_k)          what each position offers for comparison
+    value    (..., key_len, d_v)          what each position hands over
+    mask     boolean, True = may attend; (query_len, key_len) or as many dimensions as the scores
+    output   (..., query_len, d_v)
+    weights  (..., query_len, key_len), each row a distribution; None where they are never formed
+
+A query that may attend to nothing gets zeros, with finite gradients.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax over the last dimension among the positions that the mask allows.
+
+    scores: (..., query_len, key_len). mask: boolean, True = may attend, (query_len, key_len) or as
+    many dimensions as scores, each equal or 1. Returns weights of the shape of scores; a masked
+    position has weight exactly 0, and a row that may attend to nothing is all zeros.
+    Raises ValueError for a mask of another dtype or shape.
+    """
+    if mask is None:
+        return scores.softmax(dim=-1)
+    check_mask(mask, scores.shape)
+    # The lowest finite number stands for minus infinity: exp() of it is 0 all the same, but a row
+    # of nothing else gives 1/key_len (zeroed below) and not 0/0 = NaN.
+    lowest = torch.finfo(scores.dtype).min
+    weights = scores.masked_fill(~mask, lowest).softmax(dim=-1)
+    return weights.masked_fill(~mask, 0.0)
+
+
+def dot_score(query: Tensor, key: Tensor) -> Tensor:
+    """Score by dot product (Luong et al. 2015, section 3.1, "dot").
+
+    query (..., query_len, d_k), key (..., key_len, d_k) -> scores (..., query_len, key_len).
+    """
+    return query @ key.transpose(-2, -1)
+
+
+class AdditiveScore(nn.Module):
+    """Score by a small network, v . tanh(W_q q + W_k k) (Bahdanau et al. 2015, appendix A.1.2).
+
+    query (..., query_len, query_size), key (..., key_len, key_size) -> (..., query_len, key_len).
+    """
+
+    def __init__(self, query_size: int, key_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(query_size, hidden_size, bias=False)
+        self.k_proj = nn.Linear(key_size, hidden_size, bias=False)
+        self.v = nn.Linear(hidden_size, 1, bias=False)
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        # (..., query_len, 1, hidden) + (..., 1, key_len, hidden): every query meets every key
+        hidden = torch.tanh(self.q_proj(query).unsqueeze(-2) + self.k_proj(key).unsqueeze(-3))
+        return self.v(hidden).squeeze(-1)
+
+
+class Attention(nn.Module):
+    """Soft attention over any score: an attention function that can hold parameters.
+
+    score: (query, key) -> scores (..., query_len, key_len), for example `dot_score` or an
+    `AdditiveScore`. Called as an attention function (see the module's docstring).
+    """
+
+    def __init__(self, score: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.score = score
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        weights = masked_softmax(self.score(query, key), mask)  # (..., query_len, key_len)
+        return weights @ value, weights
+
+
+def hard_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hand over the one value whose key scores highest (first one on a tie).
+
+    The weights are one-hot, so no gradient reaches query or key. Xu et al. 2015 (section 4.1)
+    sample from the softmax instead and train by reinforcement; this is the greedy form.
+    """
+    weights = masked_softmax(dot_score(query, key), mask)  # (..., query_len, key_len)
+    one_hot = F.one_hot(weights.argmax(dim=-1), key.size(-2)).to(value.dtype)
+    if mask is not None:
+        one_hot = one_hot.masked_fill(~mask, 0.0)
+    return one_hot @ value, one_hot
+
+
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """softmax(query key^T / sqrt(d_k)) value (Vaswani et al. 2017, section 3.2.1).
+
+    query (..., query_len, d_k), key (..., key_len, d_k), value (..., key_len, d_v); mask boolean,
+    True = may attend. dropout: the share of weights set to zero before the average; the weights
+    returned are those before dropout. Returns output (..., query_len, d_v) and weights
+    (..., query_len, key_len). Raises ValueError if the shapes or the mask do not fit.
+    """
+    check_shapes(query, key, value)
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))  # (..., query_len, key_len)
+    weights = masked_softmax(scores, mask)
+    kept = F.dropout(weights, dropout) if dropout else weights
+    return kept @ value, weights
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, dropout: float = 0.0
+) -> tuple[Tensor, None]:
+    """The same result from PyTorch's kernel, which never forms the weights: they are None.
+
+    Arguments, output and errors are those of `scaled_dot_product_attention`. PyTorch's own function
+    of that name reads a boolean mask as this course does: True = may attend.
+    """
+    check_shapes(query, key, value)
+    if mask is not None:
+        check_mask(mask, (*query.shape[:-1], key.size(-2)))
+    output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return output, None
+
+
+class MultiHeadAttention(nn.Module):
+    """Attend num_heads times in parallel, each in a subspace (Vaswani et al. 2017, section 3.2.2).
+
+    query (batch, query_len, d_model), key and value (batch, key_len, d_model); mask boolean, True =
+    may attend, (query_len, key_len) or broadcastable to (batch, num_heads, query_len, key_len).
+    Returns output (batch, query_len, d_model) and weights (batch, num_heads, query_len, key_len).
+    dropout: the share of attention weights dropped in training; the paper drops none.
+    attention: any attention function; one that takes no `dropout` is used with dropout=0.
+    Raises ValueError if d_model is not divisible by num_heads or if shapes do not fit.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        attention: AttentionFunction = scaled_dot_product_attention,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or d_model % num_heads != 0:
+            raise ValueError(f"d_model={d_model} must be divisible by num_heads={num_heads}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.attention = attention
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.k_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.attend(query, *self.project(key, value), mask)
+
+    def project(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Project keys and values and split them: (batch, num_heads, key_len, d_k) each."""
+        return self._split(self.k_proj(key)), self._split(self.v_proj(value))
+
+    def attend(
+        self, query: Tensor, key_heads: Tensor, value_heads: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend with projected keys and values: (batch, query_len, d_model) and the weights."""
+        query_heads = self._split(self.q_proj(query))  # (batch, num_heads, query_len, d_k)
+        drop = {"dropout": self.dropout} if self.training and self.dropout else {}
+        heads, weights = self.attention(query_heads, key_heads, value_heads, mask, **drop)
+        joined = heads.transpose(1, 2).flatten(2)  # (batch, query_len, num_heads * d_k = d_model)
+        return self.out_proj(joined), weights
+
+    def _split(self, x: Tensor) -> Tensor:
+        # (batch, length, d_model) -> (batch, num_heads, length, d_k)
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    @classmethod
+    def from_torch(
+        cls,
+        module: nn.MultiheadAttention,
+        *,
+        attention: AttentionFunction = scaled_dot_product_attention,
+    ) -> "MultiHeadAttention":
+        """Build one with the weights of PyTorch's class, whose masks mean the opposite.
+
+        Raises ValueError for options that this class leaves out: other key or value widths, no
+        biases, bias_k, add_zero_attn.
+        """
+        if module.in_proj_weight is None or module.in_proj_bias is None:
+            raise ValueError("need kdim = vdim = embed_dim and bias=True")
+        if module.bias_k is not None or module.add_zero_attn:
+            raise ValueError("need add_bias_kv=False and add_zero_attn=False")
+        mine = cls(
+            module.embed_dim, module.num_heads, dropout=module.dropout, attention=attention
+        ).to(module.in_proj_weight)
+        weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
+        with torch.no_grad():
+            for linear, weight, bias in zip(
+                (mine.q_proj, mine.k_proj, mine.v_proj), weights, biases, strict=True
+            ):
+                linear.weight.copy_(weight)
+                linear.bias.copy_(bias)
+        mine.out_proj.load_state_dict(module.out_proj.state_dict())
+        return mine.train(module.training)
+
+
+@contextmanager
+def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect the weights of every forward pass inside the `with` block, without a second pass.
+
+    Yields a dictionary: the name of each `Attention` or `MultiHeadAttention` in the model -> its
+    weights, one detached tensor a call, in order. Raises ValueError if the model holds none.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Attention | MultiHeadAttention)
+    }
+    if not layers:
+        raise ValueError(f"{type(model).__name__} holds no Attention and no MultiHeadAttention")
+    maps: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, result: tuple[Tensor, Tensor | None]) -> None:
+            if result[1] is None:
+                raise ValueError(f"{name}: this attention function never forms its weights")
+            maps[name].append(result[1].detach())
+
+        return hook
+
+    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Raise ValueError unless query (..., q, d_k), key (..., k, d_k), value (..., k, d_v) fit."""
+    same_batch = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    fits = query.size(-1) == key.size(-1) and key.size(-2) == value.size(-2)
+    if not (same_batch and fits):
+        raise ValueError(
+            f"query {tuple(query.shape)}, key {tuple(key.shape)} and value {tuple(value.shape)} "
+            "must share their leading dimensions, query and key their last one (d_k), key and "
+            "value their length"
+        )
+    if query.numel() == 0 or key.numel() == 0:
+        raise ValueError(f"nothing to attend: query {tuple(query.shape)}, key {tuple(key.shape)}")
+
+
+def check_mask(mask: Tensor, scores_shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the mask is boolean and broadcasts to scores without guessing."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask must be boolean (True = may attend), got {mask.dtype}")
+    shape = tuple(scores_shape)
+    # Three dimensions against four would line up the batch with the heads: refuse to guess.
+    if mask.dim() not in (2, len(shape)) or any(
+        size not in (1, wanted) for size, wanted in zip(mask.shape[::-1], shape[::-1], strict=False)
+    ):
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)} does not fit scores of shape {shape}: it needs 2 "
+            f"or {len(shape)} dimensions, each equal to the scores' or 1"
+        )
