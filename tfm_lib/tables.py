@@ -1,0 +1,69 @@
+"""Tables that a lesson shows: plain text for a terminal, Markdown for a notebook page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+VERDICTS = ("holds", "holds within limits", "does not hold as stated")
+
+
+class Table:
+    """Rows under a header; the last expression of a cell shows it. Cells are turned into str.
+
+    Raises ValueError for a row whose length is not the header's.
+    """
+
+    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self.header = [str(name) for name in header]
+        self.rows = [[str(cell) for cell in row] for row in rows]
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(
+                    f"row {row} has {len(row)} cells, header {self.header} {len(self.header)}"
+                )
+
+    def __repr__(self) -> str:
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
+    def _repr_markdown_(self) -> str:
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, what was measured, the verdict, and the condition that the verdict rests on."""
+
+    number: int  # in the course's list of claims
+    claim: str
+    measured: str
+    verdict: str  # one of VERDICTS
+    evidence: bool
+
+
+def claims_table(*claims: Claim) -> Table:
+    """Show claims as a table, once the evidence of each is true.
+
+    Raises AssertionError naming the first claim whose evidence is false, and ValueError for a
+    verdict that is not one of VERDICTS.
+    """
+    for claim in claims:
+        if claim.verdict not in VERDICTS:
+            raise ValueError(f"verdict={claim.verdict!r} must be one of {VERDICTS}")
+        if not claim.evidence:
+            raise AssertionError(
+                f"claim {claim.number}: the verdict {claim.verdict!r} lacks its evidence "
+                f"({claim.claim}; measured: {claim.measured})"
+            )
+    return Table(
+        ("claim", "what it says", "what we measured", "verdict"),
+        [(claim.number, claim.claim, claim.measured, claim.verdict) for claim in claims],
+    )
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", "<br>")
