@@ -1,0 +1,73 @@
+# make lab    installs the exact versions and opens JupyterLab on the first lesson
+# make test   installs the same, then runs the linter, the unit tests and every notebook
+#
+# PYTHON=python3.12   the interpreter to build the environment from
+# TORCH_INDEX=URL     the package index to take torch from
+# LESSON=06           the lesson(s) for `make course` and `make run`
+# JOBS=2              test processes
+# NEWEST=1            newest releases within pyproject.toml's ranges instead of the lock
+
+VENV ?= .venv
+JOBS ?= 2
+
+ifeq ($(OS),Windows_NT)
+  PY := $(VENV)/Scripts/python.exe
+  PYTHON ?= python
+else
+  PY := $(VENV)/bin/python
+  # The first that runs, is a tested version and can make environments; else let install.py explain.
+  TESTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+ifndef PYTHON
+  PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+    $$p -c '$(TESTED)' >/dev/null 2>&1 && { echo $$p; exit; }; done; echo python3)
+endif
+endif
+
+# $(call or_say,advice): what a failing step ends with.
+or_say = || { printf '\n%s\n' '$(1)' >&2; exit 1; }
+
+.DEFAULT_GOAL := help
+.PHONY: help install lab test lint format course run sync clean
+
+help:
+	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
+	@echo "Also: make install, lint, format, course, run, sync, clean. See README.md."
+
+install:
+	@command -v $(PYTHON) >/dev/null 2>&1 $(call or_say,No Python found as "$(PYTHON)". \
+	  Install Python 3.11 to 3.13 and name it: make lab PYTHON=python3.12)
+	@$(PYTHON) tools/install.py --venv "$(VENV)" \
+	  $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)") $(if $(NEWEST),--newest)
+
+lab: install
+	@echo "JupyterLab opens in your browser; Ctrl-C here ends it."
+	@$(PY) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_OPTIONS) $(call or_say,\
+	  JupyterLab did not start. Check the environment: $(PY) -m tfm_lib)
+
+test: lint
+	@echo "== unit tests and every notebook =="
+	@$(PY) -m pytest -n $(JOBS) $(call or_say,Tests failed: pytest names them above. \
+	  One alone: $(PY) -m pytest tests/test_masks.py or notebooks/06_*.ipynb. \
+	  A lesson whose outputs changed on purpose: make run LESSON=06)
+
+lint: install
+	@echo "== ruff =="
+	@$(PY) -m ruff check $(call or_say,ruff found the problems above; make format mends most.)
+	@$(PY) -m ruff format --check $(call or_say,Formatting differs; make format rewrites it.)
+
+format: install
+	@$(PY) -m ruff check --fix --quiet; $(PY) -m ruff format
+
+course: install
+	@$(PY) -m tools.course $(LESSON)
+
+run: install
+	@test -n "$(LESSON)" $(call or_say,Name the lesson: make run LESSON=06)
+	@$(PY) -m tools.lessons run $(LESSON)
+
+sync: install
+	@$(PY) -m tools.lessons sync
+
+clean:
+	rm -rf "$(VENV)" .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,139 @@
+"""Rules that every lesson keeps, read from the notebook files; nothing is executed here."""
+
+import re
+import textwrap
+from itertools import pairwise
+
+import nbformat
+import pytest
+
+from tools.lessons import NOTEBOOKS, code_cells, lesson_paths, library_module, read, tags
+
+MIN_LESSONS = 15
+MAX_BYTES = 2_000_000
+MAX_CODE_LINES = 30  # two to fifteen is the aim; tagged pieces and claims tables may be longer
+MAX_IGNORED_SHARE = 0.25
+SECTIONS = ("claim", "your turn", "summary", "references")  # of each lesson but the first
+MACHINE_PATH = re.compile(r"/(home|root|Users|work|tmp|opt|mnt)/\w|[A-Z]:\\+Users")
+
+every_lesson = pytest.mark.parametrize("path", lesson_paths(), ids=lambda path: path.stem)
+
+
+def test_lessons_are_numbered_consecutively():
+    numbers = [int(path.name[:2]) for path in lesson_paths()]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) >= MIN_LESSONS
+    assert sorted(NOTEBOOKS.glob("*.ipynb")) == lesson_paths()
+
+
+@every_lesson
+def test_was_executed_from_top_to_bottom(path):
+    cells = code_cells(read(path))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        errors = [output.ename for output in cell.outputs if output.output_type == "error"]
+        assert not errors or "raises-exception" in tags(cell), cell.source
+
+
+@every_lesson
+def test_file_is_clean(path):
+    assert path.stat().st_size < MAX_BYTES
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert "widgets" not in notebook.metadata
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "version" not in notebook.metadata.get("language_info", {})
+    found = MACHINE_PATH.search(path.read_text(encoding="utf-8"))
+    assert not found, f"a machine's path: {found}"
+
+
+@every_lesson
+def test_headings_form_an_outline(path):
+    notebook = read(path)
+    assert notebook.cells[0].cell_type == "markdown"
+    assert notebook.cells[0].source.startswith("# ")
+    levels = [level for level, _, _ in sections(notebook)]
+    assert levels.count(1) == 1
+    for above, below in pairwise(levels):
+        assert below <= above + 1, f"heading level {below} follows level {above}"
+
+
+@every_lesson
+def test_has_the_sections_of_a_lesson(path):
+    found = sections(read(path))
+    if not path.name.startswith("00"):
+        for wanted in SECTIONS:
+            assert any(wanted in title for _, title, _ in found), f"no section {wanted!r}"
+        claims = [text.lower() for _, title, text in found if "claim" in title]
+        assert any("verdict" in text for text in claims), "no table of claims and verdicts"
+    for _, title, text in found:
+        if title.startswith("differs"):
+            assert re.search(r"(?m)^\|", text), f"section {title!r} holds no table"
+
+
+@every_lesson
+def test_pictures_have_a_text_alternative(path):
+    for cell in code_cells(read(path)):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if any(kind.startswith("image/") for kind in data):
+                text = data.get("text/plain", "")
+                assert text.strip(), cell.source
+                assert not text.startswith("<Figure size"), cell.source
+
+
+@every_lesson
+def test_few_outputs_are_exempt_from_comparison(path):
+    with_output = [cell for cell in code_cells(read(path)) if cell.outputs]
+    exempt = [cell for cell in with_output if "nbval-ignore-output" in tags(cell)]
+    assert len(exempt) <= MAX_IGNORED_SHARE * len(with_output)
+    for cell in code_cells(read(path)):
+        assert "nbval-skip" not in tags(cell)
+        assert not re.search(r"#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source), "use a cell tag instead"
+
+
+@every_lesson
+def test_code_cells_are_short(path):
+    for cell in code_cells(read(path)):
+        assert cell.source.strip(), "an empty code cell"
+        if library_module(cell) is None and not cell.source.startswith("claims_table("):
+            assert len(cell.source.splitlines()) <= MAX_CODE_LINES, cell.source
+
+
+@every_lesson
+def test_links_inside_the_course_resolve(path):
+    for cell in markdown_cells(read(path)):
+        for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(cell.source)):
+            if not re.match(r"\w+:|#", target):
+                assert (path.parent / target.split("#")[0]).exists(), target
+
+
+def markdown_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def without_fences(text):
+    return re.sub(r"(?ms)^ *(```|~~~).*?^ *\1 *$", "", text)
+
+
+def sections(notebook):
+    """(level, lower-case title, text and printed output below it) of every heading."""
+    text = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            text += without_fences(cell.source) + "\n\n"
+        else:
+            text += textwrap.indent(printed_text(cell), "    ")  # so that no line is a heading
+    parts = re.split(r"(?m)^(#{1,6}) +(.*)$", text)[1:]
+    return [
+        (len(marks), title.strip().lower(), body)
+        for marks, title, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    ]
+
+
+def printed_text(cell):
+    texts = []
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        texts += [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", "")]
+    return "\n".join(texts) + "\n"
