@@ -141,7 +141,7 @@ class MultiHeadAttention(nn.Module):
     may attend, (query_len, key_len) or broadcastable to (batch, num_heads, query_len, key_len).
     Returns output (batch, query_len, d_model) and weights (batch, num_heads, query_len, key_len).
     dropout: the share of attention weights dropped in training; the paper drops none.
-    attention: any attention function; one that takes no `dropout` is used with dropout=0.
+    attention: any attention function; one that takes no `dropout` must be used with dropout=0.
     Raises ValueError if d_model is not divisible by num_heads or if shapes do not fit.
     """
 
