@@ -259,8 +259,8 @@ class Transformer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         nn.init.normal_(self.generator.weight, std=d_model**-0.5)
-        tied = {"none": [], "target": [self.generator]}
-        tied["all"] = [self.generator, self.src_embedding.tokens]
+        source, target = self.src_embedding.tokens, self.tgt_embedding.tokens
+        tied = {"none": [], "target": [self.generator], "all": [self.generator, source]}
         if tie_weights not in tied:
             raise ValueError(f"{tie_weights=} must be one of {', '.join(tied)}")
         if tie_weights == "all" and src_vocab_size != tgt_vocab_size:
@@ -268,7 +268,7 @@ class Transformer(nn.Module):
                 f"{tie_weights=} needs one vocabulary, got {src_vocab_size=} and {tgt_vocab_size=}"
             )
         for holder in tied[tie_weights]:
-            holder.weight = self.tgt_embedding.tokens.weight
+            holder.weight = target.weight
 
     def forward(self, src_ids: Tensor, tgt_ids: Tensor) -> Tensor:
         return self.decode(tgt_ids, *self.encode(src_ids))
