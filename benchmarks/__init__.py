@@ -1,0 +1,1 @@
+"""Ratios that the course promises, measured by `python -m benchmarks`."""
