@@ -10,6 +10,10 @@
 VENV ?= .venv
 JOBS ?= 2
 
+# The lessons' tensors are small: on a busy machine several threads wait for each other, minutes long.
+OMP_NUM_THREADS ?= 1
+export OMP_NUM_THREADS
+
 ifeq ($(OS),Windows_NT)
   PY := $(VENV)/Scripts/python.exe
   PYTHON ?= python

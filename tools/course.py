@@ -82,7 +82,6 @@ def measure(path, profile_dir, bar):
         resources={"metadata": {"path": str(path.parent)}},
     )
     environment = kernel_environment(profile_dir)
-    del environment["OMP_NUM_THREADS"]  # a reader's kernel uses all cores
     measured = Measured(path.stem)
     cells = {id(cell) for cell in code_cells(notebook)}
     with client.setup_kernel(env=environment, stderr=subprocess.DEVNULL):
