@@ -169,15 +169,17 @@ def test_a_tampered_file_is_refused(name, tmp_path, monkeypatch):
 
 
 def test_a_missing_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFM_LIB_DATA", str(tmp_path))
+    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "tfm_lib" / "datasets.py"))
     with pytest.raises(ValueError, match=r"(?s)actual SHA-256: +none, the file is missing"):
         load_dates("train")
 
 
 def test_the_folder_can_be_elsewhere(tmp_path, monkeypatch, dates):
-    (tmp_path / "dates.tsv").write_bytes((DATA / "dates.tsv").read_bytes())
     monkeypatch.setenv("TFM_LIB_DATA", str(tmp_path))
-    assert load_dates("test") == dates["test"]
+    assert load_dates("test") == dates["test"]  # not in that folder: the shipped file
+    (tmp_path / "dates.tsv").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"(?s)not the file"):
+        load_dates("test")
 
 
 # --- the parallel corpus

@@ -44,6 +44,7 @@ def test_a_wrong_package_fails_with_the_command_that_mends_it(monkeypatch, capsy
 
 
 def test_changed_data_fails(monkeypatch, tmp_path, capsys):
+    (tmp_path / "dates.tsv").write_bytes(b"another")
     monkeypatch.setenv("TFM_LIB_DATA", str(tmp_path))
     assert not environment.check()
     assert "FAIL data/dates.tsv" in capsys.readouterr().out

@@ -229,8 +229,9 @@ def _read_split(name: str, split: str) -> list[dict[str, str]]:
 
 
 def _read_checked(name: str) -> str:
-    folder = os.environ.get("TFM_LIB_DATA") or Path(__file__).parent.parent / "data"
-    path = Path(folder) / name
+    shipped = Path(__file__).parent.parent / "data"
+    path = Path(os.environ.get("TFM_LIB_DATA") or shipped) / name
+    path = path if path.is_file() else shipped / name
     content = path.read_bytes() if path.is_file() else None
     actual = "none, the file is missing" if content is None else hashlib.sha256(content).hexdigest()
     if actual != SHA256[name]:
