@@ -10,8 +10,9 @@ from queue import Empty
 
 import nbval.kernel
 import nbval.plugin
+import pytest
 
-from tools.lessons import OFFLINE, kernel_environment
+from tools.lessons import OFFLINE, kernel_environment, lacks
 
 ROOT = Path(__file__).resolve().parent
 
@@ -66,7 +67,12 @@ def pytest_unconfigure():
 
 
 def pytest_collection_modifyitems(items):
-    """Notebooks first, the last lessons leading: what takes longest starts first."""
+    """Skip, by name, what lacks its data. Notebooks first: what takes longest starts first."""
+    for path in {item.path for item in items if item.path.suffix == ".ipynb"}:
+        if reason := lacks(path):
+            for item in items:
+                if item.path == path:
+                    item.add_marker(pytest.mark.skip(reason=f"{path.stem}: {reason}"))
     items.sort(key=lambda item: (item.path.suffix != ".ipynb", -lesson_number(item.path)))
 
 

@@ -30,12 +30,19 @@ class Encoder(nn.Module):
 
     Each direction has half of hidden_size, so memory and final state are hidden_size wide and start
     a decoder of that width as they are. Cho et al. 2014 read in one direction, Bahdanau et al. 2015
-    (section 3.2) in both. Raises ValueError if hidden_size is odd; on a call, for ids outside the
-    vocabulary, a row of pads only, or a pad before a token.
+    (section 3.2) in both. dropout: the share of embedding entries set to zero in training. Raises
+    ValueError if hidden_size is odd; on a call, for ids outside the vocabulary, a row of pads only,
+    or a pad before a token.
     """
 
     def __init__(
-        self, vocab_size: int, embed_size: int, hidden_size: int, *, pad_id: int = 0
+        self,
+        vocab_size: int,
+        embed_size: int,
+        hidden_size: int,
+        *,
+        dropout: float = 0.0,
+        pad_id: int = 0,
     ) -> None:
         super().__init__()
         if hidden_size % 2 != 0:
@@ -43,6 +50,7 @@ class Encoder(nn.Module):
         self.hidden_size = hidden_size
         self.pad_id = pad_id
         self.embedding = nn.Embedding(vocab_size, embed_size)
+        self.dropout = nn.Dropout(dropout)
         self.rnn = Bidirectional(
             GRU(embed_size, hidden_size // 2), GRU(embed_size, hidden_size // 2)
         )
@@ -59,21 +67,25 @@ class Encoder(nn.Module):
                 f"src_ids row {row} is {src_ids[row].tolist()}: it must hold a token, and "
                 f"pad_id={self.pad_id} only behind the last one"
             )
-        memory, final = self.rnn(self.embedding(src_ids), lengths)
+        memory, final = self.rnn(self.dropout(self.embedding(src_ids)), lengths)
         return Encoded(memory, torch.cat(final, dim=-1), mask[:, None])
 
 
 class Decoder(nn.Module):
     """Write the target from one fixed vector (Sutskever et al. 2014, with a GRU).
 
-    The encoder's final state starts the recurrence; nothing else of the source comes in. Raises
-    ValueError for ids outside the vocabulary or a batch other than the state's.
+    The encoder's final state starts the recurrence; nothing else of the source comes in.
+    dropout: the share of entries set to zero in training, in the embeddings and before the
+    generator. Raises ValueError for ids outside the vocabulary or a batch other than the state's.
     """
 
-    def __init__(self, vocab_size: int, embed_size: int, hidden_size: int) -> None:
+    def __init__(
+        self, vocab_size: int, embed_size: int, hidden_size: int, *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.embedding = nn.Embedding(vocab_size, embed_size)
+        self.dropout = nn.Dropout(dropout)
         self.rnn = GRU(embed_size, hidden_size)
         self.generator = nn.Linear(hidden_size, vocab_size)
 
@@ -85,14 +97,14 @@ class Decoder(nn.Module):
         """Return logits (batch, tgt_len, vocab_size) and the state after the last token."""
         (h,) = state
         outputs, h = self.read(tgt_ids, h)
-        return self.generator(outputs), (h,)
+        return self.generator(self.dropout(outputs)), (h,)
 
     def read(self, tgt_ids: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Run the recurrence over the target: outputs (batch, tgt_len, hidden_size), last h."""
         _check_ids("tgt_ids", tgt_ids, self.embedding)
         if len(tgt_ids) != len(h):
             raise ValueError(f"{len(h)} sources, but {len(tgt_ids)} targets in one batch")
-        return self.rnn(self.embedding(tgt_ids), None, h)
+        return self.rnn(self.dropout(self.embedding(tgt_ids)), None, h)
 
 
 class AttentionDecoder(Decoder):
@@ -106,9 +118,15 @@ class AttentionDecoder(Decoder):
     """
 
     def __init__(
-        self, vocab_size: int, embed_size: int, hidden_size: int, *, attention: AttentionFunction
+        self,
+        vocab_size: int,
+        embed_size: int,
+        hidden_size: int,
+        *,
+        attention: AttentionFunction,
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__(vocab_size, embed_size, hidden_size)
+        super().__init__(vocab_size, embed_size, hidden_size, dropout=dropout)
         self.attention = _recordable(attention)
         self.combine = nn.Linear(2 * hidden_size, hidden_size, bias=False)  # W_c, equation 5
 
@@ -124,7 +142,7 @@ class AttentionDecoder(Decoder):
         outputs, h = self.read(tgt_ids, h)  # (batch, tgt_len, hidden_size)
         context, _ = self.attention(outputs, memory, memory, mask)  # as outputs
         combined = torch.tanh(self.combine(torch.cat([context, outputs], dim=-1)))
-        return self.generator(combined), (h, memory, mask)
+        return self.generator(self.dropout(combined)), (h, memory, mask)
 
 
 class Seq2Seq(nn.Module):

@@ -18,7 +18,14 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from tqdm import tqdm
 
-from tools.lessons import KERNELSPEC, code_cells, kernel_environment, lesson_paths, read
+from tools.lessons import (
+    KERNELSPEC,
+    code_cells,
+    kernel_environment,
+    lacks,
+    lesson_paths,
+    read,
+)
 
 CELL_SECONDS = 60
 LESSON_SECONDS = 90
@@ -108,9 +115,13 @@ def measure(path, profile_dir, bar):
 
 
 def main():
-    paths = lesson_paths(sys.argv[1:])
+    paths, left_out = [], []
+    for path in lesson_paths(sys.argv[1:]):
+        reason = lacks(path)
+        left_out += [f"{path.stem}: left out. {reason}"] if reason else []
+        paths += [] if reason else [path]
     if not paths:
-        sys.exit("no lessons in notebooks/")
+        sys.exit("\n".join(["no lessons to run", *left_out]))
     cells = sum(len(code_cells(read(path))) for path in paths)
     results = []
     with (
@@ -127,6 +138,8 @@ def main():
             f"{result.name:36}{result.seconds:8.1f}{slowest:14.1f}"
             f"{result.peak_bytes / 1e9:9.2f}  {result.verdict}"
         )
+    print(f"{'all':36}{sum(result.seconds for result in results):8.1f}")
+    print(*left_out, sep="\n")
     failed = [result.name for result in results if result.verdict != "ok"]
     if failed:
         sys.exit(f"\nNot ok: {', '.join(failed)}. Open the lesson (make lab) to see the cell.")

@@ -38,6 +38,18 @@ def lesson_paths(numbers=()):
     return chosen
 
 
+def lacks(path):
+    """What a lesson needs that is not on this computer, in words, or None."""
+    if path.name.startswith("16"):
+        from tfm_lib.multi30k import MissingDataError, load_multi30k
+
+        try:
+            load_multi30k("test")
+        except MissingDataError:
+            return "Multi30k is not here; to download it: python -m tfm_lib.multi30k"
+    return None
+
+
 def read(path):
     return nbformat.read(path, as_version=4)
 

@@ -1,0 +1,338 @@
+"""The two commands, on a tiny text: training, stopping, killing, resuming, sharing, translating."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tfm_lib import train, translate
+from tfm_lib.datasets import load_parallel
+from tfm_lib.runs import RunError, Settings, load_checkpoint
+from tfm_lib.trainer import Worker, share_loss
+from tfm_lib.translator import Translator, build_model
+
+TINY = (
+    *("--vocab-size", "420", "--d-model", "12", "--num-heads", "2", "--num-layers", "1"),
+    *("--d-ff", "14", "--batch-tokens", "250", "--warmup", "5", "--epochs", "2", "--lr", "0.01"),
+)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """The options that name a small parallel text."""
+    folder = tmp_path_factory.mktemp("text")
+    pairs = load_parallel("train", target="fr")[:300]
+    for name, lines in (("a.en", pairs.sources), ("a.fr", pairs.targets)):
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "--train", str(folder / "a.en"), str(folder / "a.fr")
+
+
+@pytest.fixture(scope="module")
+def finished(text, tmp_path_factory):
+    """A run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "x"
+    train.main([*text, *TINY, "--out", str(folder)])
+    return folder
+
+
+def alone():
+    return Worker(0, 1, torch.device("cpu"))
+
+
+def spawn(*arguments, module="tfm_lib.train", **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def assert_alike(folder, other):
+    """Equal but for rounding: the key's bias has no gradient, so Adam magnifies its noise."""
+    both = [
+        train.prepare(train.parse(["--resume", "--out", str(path)]), alone())
+        for path in (folder, other)
+    ]
+    assert both[0].step == both[1].step > 0
+    rows = both[0].batches.rows[:80]
+    losses = [
+        share_loss(run.model.eval(), rows, alone(), smoothing=0.0, precision="float32")
+        for run in both
+    ]
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=0)
+
+
+def assert_same_run(folder, other):
+    (ours, state), (theirs, expected) = (
+        load_checkpoint(path / "last.safetensors") for path in (folder, other)
+    )
+    assert state["step"] == expected["step"]
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=0)
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        *("settings.json", "tokenizer.json", "last.safetensors", "best.safetensors"),
+        *("epoch-001.safetensors", "epoch-002.safetensors"),
+    }
+    _, state = load_checkpoint(finished / "last.safetensors")
+    assert [entry["epoch"] for entry in state["history"]] == [1, 2]
+    assert all(0 <= entry["bleu"] <= 100 for entry in state["history"])
+    assert state["step"] == state["history"][-1]["step"] > 40
+    best = max(state["history"], key=lambda entry: entry["bleu"])
+    assert load_checkpoint(finished / "best.safetensors")[1]["step"] == best["step"]
+
+
+def test_training_lowers_the_loss(finished):
+    trained = train.prepare(train.parse(["--resume", "--out", str(finished)]), alone())
+    torch.manual_seed(0)
+    untrained = build_model(trained.settings, len(trained.codec.vocab))
+    rows = trained.batches.rows[:50]
+    losses = [
+        share_loss(model.eval(), rows, alone(), smoothing=0.0, precision="float32")
+        for model in (trained.model, untrained)
+    ]
+    assert losses[0] < 0.8 * losses[1]
+
+
+def test_the_rnn_trains_and_translates_too(text, tmp_path):
+    folder = tmp_path / "rnn"
+    train.main([*text, *TINY, "--model", "rnn", "--epochs", "1", "--out", str(folder)])
+    assert len(Translator.load(folder).translate(["the cat sleeps.", "  "])) == 2
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(text, finished, tmp_path, monkeypatch, capsys):
+    update, folder, seen = train.Training.train_on, tmp_path / "x", []
+
+    def stop_at_30(self, model, rows):
+        seen.append(rows)
+        if len(seen) == 30:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(self, model, rows)
+
+    monkeypatch.setattr(train.Training, "train_on", stop_at_30)
+    train.main([*text, *TINY, "--out", str(folder)])
+    assert load_checkpoint(folder / "last.safetensors")[1]["step"] == 30
+    monkeypatch.undo()
+    train.main(["--resume", "--out", str(folder)])
+    assert_same_run(folder, finished)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_run_goes_on_to_the_same_weights(text, finished, tmp_path):
+    folder, chance = tmp_path / "x", random.Random(0)
+    arguments = [*text, *TINY, "--save-every", "3", "--out", folder]
+    killed = 0
+    for _ in range(2):
+        process = spawn(*arguments)
+        while not (folder / "last.safetensors").exists():  # importing takes most of the time
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.01)
+        before = (folder / "last.safetensors").stat().st_mtime_ns
+        while process.poll() is None and (
+            (folder / "last.safetensors").stat().st_mtime_ns == before
+        ):
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.3)
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+        arguments = ["--resume", "--save-every", "3", "--out", folder]
+    assert killed > 0
+    train.main(["--resume", "--out", str(folder)])
+    assert_same_run(folder, finished)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_workers_shares_add_up_to_the_whole_batch(finished, workers):
+    training = train.prepare(train.parse(["--resume", "--out", str(finished)]), alone())
+    model, device = training.model.double().eval(), torch.device("cpu")
+    for rows in (training.batches.rows[:7], training.batches.rows[:1]):
+
+        def gradients(worker, rows=rows):
+            loss = share_loss(model, rows, worker, smoothing=0.1, precision="float32")
+            return torch.autograd.grad(loss, list(model.parameters()))
+
+        parts = [gradients(Worker(rank, workers, device)) for rank in range(workers)]
+        mean = [torch.stack(part).mean(dim=0) for part in zip(*parts, strict=True)]
+        torch.testing.assert_close(mean, list(gradients(alone())), rtol=1e-5, atol=1e-7)
+
+
+def test_no_row_goes_to_two_workers():
+    rows = list(range(11))
+    shares = [Worker(rank, 3, torch.device("cpu")).share(rows) for rank in range(3)]
+    assert sorted(row for share in shares for row in share) == rows
+
+
+def torchrun(*arguments):
+    options = ("--standalone", "--nproc_per_node=2", "--max-restarts=1", "-m", "tfm_lib.train")
+    return spawn(*options, *arguments, module="torch.distributed.run")
+
+
+def test_two_processes_train_as_one_does(text, tmp_path):
+    options = [*text, *TINY, "--dropout", "0", "--epochs", "1"]
+    output, _ = (process := torchrun(*options, "--out", tmp_path / "two")).communicate(timeout=120)
+    assert process.returncode == 0, output
+    train.main([*options, "--out", str(tmp_path / "one")])
+    assert_alike(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_lost_worker_is_started_again_where_the_run_was_saved(text, tmp_path):
+    psutil = pytest.importorskip("psutil")
+    folder = tmp_path / "x"
+    process = torchrun(*text, *TINY, "--dropout", "0", "--save-every", "5", "--out", folder)
+    while not (folder / "last.safetensors").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    psutil.Process(process.pid).children()[-1].kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    train.main([*text, *TINY, "--dropout", "0", "--out", str(tmp_path / "one")])
+    assert_alike(folder, tmp_path / "one")
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(text, finished):
+    before = (finished / "last.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="holds a run: go on with --resume"):
+        train.main([*text, *TINY, "--out", str(finished)])
+    with pytest.raises(SystemExit, match=r"begun with \{'d_model': 12\}, not \{'d_model': 16\}"):
+        train.main(["--resume", "--d-model", "16", "--out", str(finished)])
+    assert (finished / "last.safetensors").read_bytes() == before
+
+
+def test_another_text_is_refused(text, tmp_path):
+    own = [tmp_path / name for name in ("a.en", "a.fr")]
+    for source, path in zip(text[1:], own, strict=True):
+        path.write_bytes(Path(source).read_bytes())
+    options = ["--train", *map(str, own), *TINY, "--epochs", "1", "--out", str(tmp_path / "x")]
+    train.main(options)
+    own[0].write_text(own[0].read_text(encoding="utf-8").replace("the", "a"), encoding="utf-8")
+    with pytest.raises(SystemExit, match="the text has changed"):
+        train.main(["--resume", "--out", str(tmp_path / "x")])
+
+
+def test_a_full_disk_does_not_end_the_training(text, finished, tmp_path, monkeypatch, capsys):
+    fsync, calls, folder = os.fsync, [], tmp_path / "x"
+
+    def full_for_a_while(descriptor):
+        calls.append(descriptor)
+        if 4 < len(calls) <= 7:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr("tfm_lib.runs.os.fsync", full_for_a_while)
+    train.main([*text, *TINY, "--save-every", "6", "--out", str(folder)])
+    assert "No space left on device). Make room" in capsys.readouterr().out
+    assert_same_run(folder, finished)
+
+
+def test_a_disk_that_stays_full_is_an_error_and_keeps_the_last_good_file(
+    text, finished, tmp_path, monkeypatch
+):
+    folder, save = tmp_path / "x", train.Training.save
+
+    def full(self):
+        if self.step < 30:
+            return save(self)
+        monkeypatch.setattr("tfm_lib.runs.os.fsync", raise_full)
+        return save(self)
+
+    def raise_full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(train.Training, "save", full)
+    with pytest.raises(SystemExit, match=r"was not saved\. Make room, then --resume"):
+        train.main([*text, *TINY, "--save-every", "10", "--out", str(folder)])
+    monkeypatch.undo()
+    assert load_checkpoint(folder / "last.safetensors")[1]["step"] == 20
+    train.main(["--resume", "--out", str(folder)])
+    assert_same_run(folder, finished)
+
+
+def test_too_few_pairs_to_hold_some_out(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("x\n" * 9, encoding="utf-8")
+    files = tuple(str(tmp_path / name) for name in ("a", "b"))
+    with pytest.raises(RunError, match="9 pairs are too few"):
+        train.load_text(Settings(data="files", train=files))
+
+
+def test_translate_answers_arguments_and_standard_input_alike(finished, capsys):
+    lines = ["the cat sleeps.", "", "the children read a book."]
+    translate.main([str(finished), *lines, "--beam", "2"])
+    answered = capsys.readouterr().out
+    assert answered.count("\n") == 3
+    assert answered.splitlines()[1] == ""
+    process = subprocess.run(
+        [sys.executable, "-m", "tfm_lib.translate", finished, "--beam", "2", "--batch-size", "2"],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert process.stdout == answered
+
+
+def test_translations_do_not_depend_on_the_batch(finished):
+    texts = list(load_parallel("val").sources[:9])
+    translator = Translator.load(finished)
+    assert translator.translate(texts, batch_size=4) == [
+        translator.translate([t])[0] for t in texts
+    ]
+
+
+def test_the_average_is_that_of_the_newest_epochs(finished):
+    averaged = Translator.load(finished, "average").model
+    paths = sorted(finished.glob("epoch-*.safetensors"))
+    first, second = (load_checkpoint(path)[0] for path in paths)
+    for name, weight in averaged.named_parameters():
+        torch.testing.assert_close(weight, (first[f"model.{name}"] + second[f"model.{name}"]) / 2)
+
+
+def test_attention_is_drawn(finished, tmp_path, capsys):
+    picture = tmp_path / "picture.png"
+    translate.main([str(finished), "the cat sleeps.", "--attention", str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    weights, written, read = Translator.load(finished).attention("the cat", "le chat")
+    assert weights.shape == (len(written), len(read))
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(written)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("settings.json", "is not a run"),
+        ("tokenizer.json", r"tokenizer\.json does not exist"),
+        ("best.safetensors", "nothing was saved there yet"),
+    ],
+)
+def test_a_run_with_a_missing_file_says_which(finished, tmp_path, broken, message):
+    for path in finished.iterdir():
+        if path.name != broken:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(SystemExit, match=message):
+        translate.main([str(tmp_path), "the cat."])
+
+
+def test_weights_of_another_model_are_refused(finished, tmp_path):
+    for path in finished.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    settings = (finished / "settings.json").read_text(encoding="utf-8")
+    (tmp_path / "settings.json").write_text(settings.replace('"d_ff": 14', '"d_ff": 15'), "utf-8")
+    with pytest.raises(RunError, match=r"is \(14, 12\) in the checkpoint and \(15, 12\)"):
+        Translator.load(tmp_path)

@@ -1,0 +1,272 @@
+"""A training run on one process or several, saved so that it can be killed and resumed.
+
+A step's random numbers depend on the seed and the step alone, and so do its sentences. So a run
+that was killed and resumed ends with the weights of one that never stopped. Several workers share
+each batch's sentences out and add up their gradients: the run stays the same but for rounding.
+"""
+
+import contextlib
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from tfm_lib.datasets import Codec, Pairs, pad
+from tfm_lib.parallel_text import TokenBatches
+from tfm_lib.runs import RunError, Settings, epoch_paths, load_checkpoint, save_checkpoint
+from tfm_lib.training import label_smoothing_loss, update, warmup_cosine
+from tfm_lib.translator import Translator, build_model, corpus_bleu, load_weights, weights_of
+
+KEPT_EPOCHS = 5  # the paper averages its base models' last 5 checkpoints (section 6.1)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a run learns from and is judged by."""
+
+    train: Pairs
+    valid: Pairs
+    blank: int  # pairs left out, since a side was blank
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the text: going on with another text would be another run."""
+        parts = (
+            self.train.sources,
+            self.train.targets,
+            self.valid.sources,
+            self.valid.targets,
+        )
+        return hashlib.sha256("\0".join(map("\n".join, parts)).encode("utf-8")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of the processes that train together."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one that writes files and prints."""
+        return self.rank == 0
+
+    def share(self, rows: list) -> list:
+        """This worker's rows of a batch: no row goes to two workers."""
+        return rows[self.rank :: self.world_size]
+
+
+@contextlib.contextmanager
+def join_workers() -> Iterator[Worker]:
+    """Meet the processes that torchrun started, or be alone; a GPU is used where there is one."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if "RANK" not in os.environ:
+        yield Worker(0, 1, device)
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Worker(distributed.get_rank(), distributed.get_world_size(), device)
+    finally:
+        distributed.destroy_process_group()
+
+
+def wait_for_others(worker: Worker) -> None:
+    """Go on when every worker has come here."""
+    if worker.world_size > 1:
+        distributed.barrier()
+
+
+def share_loss(
+    model: nn.Module, rows: list, worker: Worker, *, smoothing: float, precision: str
+) -> Tensor:
+    """This worker's part of the batch's mean loss a token.
+
+    The workers' gradients are averaged, so each part is weighted by its share of the batch's target
+    tokens times the number of workers: together that is the gradient of one process with all rows.
+    """
+    counts = [sum(len(target) - 1 for _, target in part) for part in (worker.share(rows), rows)]
+    sources, targets = zip(
+        *(worker.share(rows) or rows[:1]), strict=True
+    )  # none: join with weight 0
+    src_ids, tgt_ids = pad(sources).to(worker.device), pad(targets).to(worker.device)
+    with torch.autocast(worker.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = model(src_ids, tgt_ids[:, :-1])  # (batch, tgt_len - 1, vocab)
+    loss = label_smoothing_loss(logits.float(), tgt_ids[:, 1:], pad_id=0, smoothing=smoothing)
+    return loss * (worker.world_size * counts[0] / counts[1])
+
+
+class Training:
+    """A run in progress: the model, its optimizer, and where in the text they stand."""
+
+    def __init__(
+        self, settings: Settings, folder: Path, worker: Worker, codec: Codec, text: Text
+    ) -> None:
+        self.settings, self.folder, self.worker = settings, folder, worker
+        self.codec, self.text = codec, text
+        self.batches = TokenBatches(
+            text.train,
+            codec,
+            batch_tokens=settings.batch_tokens,
+            max_tokens=settings.max_tokens,
+            seed=settings.seed,
+        )
+        self.epoch_steps = len(
+            self.batches.epoch(1)
+        )  # lengths decide the cuts: the same each epoch
+        self.steps = settings.epochs * self.epoch_steps
+        if settings.warmup >= self.steps:
+            raise RunError(f"warmup={settings.warmup} must be below the run's {self.steps} steps")
+        self.schedule = warmup_cosine(settings.warmup, self.steps)
+        torch.manual_seed(settings.seed)
+        self.model = build_model(settings, len(codec.vocab)).to(worker.device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
+        self.step, self.seconds, self.history = 0, 0.0, []
+
+    def __str__(self) -> str:
+        weights = sum(weight.numel() for weight in self.model.parameters())
+        return (
+            f"{self.settings.model}, {weights:,} weights, on {self.worker.device}, "
+            f"{self.worker.world_size} worker(s)\n{len(self.batches.rows)} pairs for training, "
+            f"{len(self.text.valid)} for validation; left out: {self.text.blank} half blank, "
+            f"{self.batches.skipped} with more than {self.settings.max_tokens} tokens\n"
+            f"{self.steps} steps, {self.epoch_steps} an epoch"
+        )
+
+    def save(self) -> bool:
+        """Write last.safetensors; False if it could not be written."""
+        tensors = weights_of(self.model)
+        for number, held in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in held.items()}
+        return self._write("last", tensors)
+
+    def _write(self, name: str, tensors: dict[str, Tensor]) -> bool:
+        if not self.worker.writes:
+            return True
+        state = {key: getattr(self, key) for key in ("step", "seconds", "history")}
+        state["text"] = self.text.fingerprint
+        path = self.folder / f"{name}.safetensors"
+        try:
+            save_checkpoint(path, tensors, state)
+        except OSError as error:  # a full disk must not end hours of training
+            tqdm.write(
+                f"step {self.step}: {path} was not written ({error}). Make room: training "
+                "goes on, and the next save tries again"
+            )
+            return False
+        return True
+
+    def resume(self) -> None:
+        """Go on from last.safetensors; RunError if it is damaged or belongs to another text."""
+        tensors, state = load_checkpoint(self.folder / "last.safetensors")
+        if state["text"] != self.text.fingerprint:
+            raise RunError(
+                f"the text has changed since {self.folder} was trained on it: train anew"
+            )
+        load_weights(self.model, tensors)
+        held = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                held.setdefault(int(number), {})[key] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": held})
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+
+    def run(self, *, save_every: int) -> None:
+        """Train to the end, or until Ctrl-C; saved every `save_every` steps and then.
+
+        RunError if the last save failed.
+        """
+        model, alone = self.model, self.worker.world_size == 1
+        if not alone:
+            model = DistributedDataParallel(model)
+        saved = True
+        with (
+            stop_requests() if alone else contextlib.nullcontext([]) as stop,
+            tqdm(total=self.steps, initial=self.step, disable=not self.worker.writes) as bar,
+        ):
+            for rows in self.remaining():
+                bar.set_postfix(loss=f"{self.train_on(model, rows):.2f}", refresh=False)
+                bar.update()
+                if self.step % self.epoch_steps == 0:
+                    self.validate()
+                if stop or self.step % save_every == 0 or self.step == self.steps:
+                    saved = self.save()
+                if stop:
+                    break
+        if not saved:
+            raise RunError(
+                f"step {self.step} was not saved. Make room, then --resume repeats the steps since "
+                "the last checkpoint"
+            )
+
+    def remaining(self) -> Iterator[list]:
+        """The batches from where the run stands to its end."""
+        for epoch in range(self.step // self.epoch_steps, self.settings.epochs):
+            yield from self.batches.epoch(epoch + 1)[self.step - epoch * self.epoch_steps :]
+
+    def train_on(self, model: nn.Module, rows: list) -> float:
+        """Take one step on a batch's rows; return this worker's part of the loss."""
+        start = time.perf_counter()
+        self.step += 1
+        model.train()
+        # Dropout differs by step and worker, and does not depend on what was drawn before.
+        torch.manual_seed((self.settings.seed << 40) + (self.step << 10) + self.worker.rank)
+        self.optimizer.param_groups[0]["lr"] = self.settings.lr * self.schedule(self.step)
+        loss = share_loss(
+            model,
+            rows,
+            self.worker,
+            smoothing=self.settings.smoothing,
+            precision=self.settings.precision,
+        )
+        value = update(self.optimizer, loss, step=self.step, clip=1.0)
+        self.seconds += time.perf_counter() - start
+        return value
+
+    def validate(self) -> None:
+        """Translate the validation text, keep the weights, and the best of them as best."""
+        if not self.worker.writes:
+            return
+        translated = Translator(self.model, self.codec).translate(self.text.valid.sources)
+        bleu, signature = corpus_bleu(translated, self.text.valid.targets)
+        best = max((entry["bleu"] for entry in self.history), default=-1.0)
+        epoch = self.step // self.epoch_steps
+        self.history.append(
+            {"epoch": epoch, "step": self.step, "bleu": bleu, "seconds": self.seconds}
+        )
+        tqdm.write(f"epoch {epoch}: validation BLEU {bleu:.2f} ({signature})")
+        if bleu > best:
+            self._write("best", weights_of(self.model))
+        if self._write(f"epoch-{epoch:03}", weights_of(self.model)):
+            for path in epoch_paths(self.folder)[:-KEPT_EPOCHS]:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[list]:
+    """Turn the first Ctrl-C into an entry of the list; the second one interrupts as ever."""
+    asked = []
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+        tqdm.write("stopping after this step; once more to stop at once")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
