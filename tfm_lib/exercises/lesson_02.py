@@ -1,0 +1,259 @@
+"""Exercises of lesson 02: recurrent networks."""
+
+import torch
+from torch import nn, tensor
+
+from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, tensors
+
+
+def factors_by_torch():
+    """What the predictions come to, by autograd and PyTorch's own functions."""
+    z = torch.zeros(1, requires_grad=True)
+    h = torch.tensor([0.6]).atanh().requires_grad_()
+    short = nn.Parameter(torch.zeros(2))
+    short.grad = tensor([0.3, 0.4])
+    nn.utils.clip_grad_norm_([short], 5.0)
+    return {
+        "sigmoid's slope at 0": torch.autograd.grad(torch.sigmoid(z), z)[0].item(),
+        "tanh's slope where the state is 0.6": torch.autograd.grad(h.tanh(), h)[0].item(),
+        "what 3 steps with weight 0.5 leave": 0.5 * 0.5 * 0.5,
+        "(0.3, 0.4) clipped at 5": short.grad.tolist(),
+        "weights and biases of nn.RNN(2, 4)": sum(p.numel() for p in nn.RNN(2, 4).parameters()),
+    }
+
+
+FACTORS = Exercise(
+    id="02.1",
+    title="One factor a step",
+    kind="predict",
+    difficulty=1,
+    minutes=8,
+    task="""
+        Five numbers, each without a computer. The third: a ReLU that is on, recurrent weight 0.5;
+        what is left of a gradient three steps back? The fourth: the gradient (0.3, 0.4) is clipped
+        at length 5.
+        """,
+    stub="""
+        five_factors = {
+            "sigmoid's slope at 0": ...,
+            "tanh's slope where the state is 0.6": ...,
+            "what 3 steps with weight 0.5 leave": ...,
+            "(0.3, 0.4) clipped at 5": [..., ...],
+            "weights and biases of nn.RNN(2, 4)": ...,
+        }
+        """,
+    hints=(
+        "Slopes in terms of the output: sigmoid s (1 - s), tanh 1 - h^2.",
+        "Each step back multiplies by w times the slope. Clipping only ever shortens.",
+        "0.5 * 0.5; 1 - 0.36; 0.5 ** 3; length 0.5 is below 5; 4*2 + 4*4 + 4 + 4",
+    ),
+    solution="""
+        five_factors = {
+            "sigmoid's slope at 0": 0.25,
+            "tanh's slope where the state is 0.6": 0.64,
+            "what 3 steps with weight 0.5 leave": 0.125,
+            "(0.3, 0.4) clipped at 5": [0.3, 0.4],
+            "weights and biases of nn.RNN(2, 4)": 32,
+        }
+        """,
+    explanation="""
+        Sigmoid never lets more than a quarter through. A large state means a flat tanh. A gradient
+        that is shorter than the limit stays as it is. And PyTorch has two biases, of which only the
+        sum matters.
+        """,
+    steps=parts(factors_by_torch),
+    wrong=(
+        Wrong("that is its value at 0, not its slope", ": 0.25", ": 0.5"),
+        Wrong("the slope is 1 - h^2, not 1 - h", "0.64", "0.4"),
+        Wrong("three steps are three factors", "0.125", "0.25"),
+        Wrong("three steps back multiply; they do not add", "0.125", "1.5"),
+        Wrong("clipping makes no gradient longer", "[0.3, 0.4]", "[3.0, 4.0]"),
+        Wrong("PyTorch keeps two biases", ": 32", ": 28"),
+    ),
+)
+
+
+def clipped_by_torch(grads, max_norm):
+    """PyTorch's own clipping."""
+    holders = [nn.Parameter(torch.zeros_like(grad)) for grad in grads]
+    for holder, grad in zip(holders, grads, strict=True):
+        holder.grad = grad.clone()
+    nn.utils.clip_grad_norm_(holders, max_norm)
+    return [holder.grad for holder in holders]
+
+
+CLIP = Exercise(
+    id="02.2",
+    title="Clip by the whole length",
+    kind="write",
+    difficulty=2,
+    minutes=10,
+    task="""
+        A model has many weight matrices, and a gradient for each. Clip them **together**: if the
+        length of all numbers as one vector is above `max_norm`, shorten all by the same factor.
+        Return new tensors; leave the old ones as they are.
+        """,
+    stub='''
+        def clip_together(grads, max_norm):
+            """grads: a list of tensors of any shapes. Returns a list of tensors, same shapes."""
+            return ...
+        ''',
+    hints=(
+        "All gradients are one long vector. Its direction must stay.",
+        "length = sqrt(sum of the squares of all entries); factor = max_norm / length",
+        "factor = min(1, max_norm / length); return [grad * factor for each grad]",
+    ),
+    solution="""
+        def clip_together(grads, max_norm):
+            length = math.sqrt(sum(grad.square().sum().item() for grad in grads))
+            factor = min(1.0, max_norm / max(length, 1e-12))
+            return [grad * factor for grad in grads]
+        """,
+    explanation="""
+        Clipping each tensor, or each number, alone would turn the direction: large parts are cut,
+        small ones stay. With one factor for all, the step is shorter and goes the same way.
+        """,
+    steps=(
+        Step(
+            "one gradient of length 10, limit 5",
+            {"grads": [tensor([6.0, 8.0])], "max_norm": 5.0},
+            [tensor([3.0, 4.0])],
+        ),
+        Step(
+            "a short gradient stays as it is",
+            {"grads": [tensor([3.0, 0.0])], "max_norm": 5.0},
+            [tensor([3.0, 0.0])],
+        ),
+        Step(
+            "two tensors: 6 and 8 together are 10 long",
+            {"grads": [tensor([6.0]), tensor([[8.0]])], "max_norm": 5.0},
+            clipped_by_torch,
+        ),
+        Step("no gradient at all", {"grads": [torch.zeros(2)], "max_norm": 5.0}, [torch.zeros(2)]),
+    ),
+    wrong=(
+        Wrong(
+            "short gradients were made longer",
+            "min(1.0, max_norm / max(length, 1e-12))",
+            "max_norm / max(length, 1e-12)",
+        ),
+        Wrong(
+            "each tensor was clipped alone: the direction turns",
+            """
+            def clip_together(grads, max_norm):
+                return [g * min(1.0, max_norm / max(g.norm().item(), 1e-12)) for g in grads]
+            """,
+        ),
+        Wrong(
+            "each number was cut off alone: the direction turns",
+            """
+            def clip_together(grads, max_norm):
+                return [grad.clamp(-max_norm, max_norm) for grad in grads]
+            """,
+        ),
+        Wrong("the root is missing: that is the squared length", "math.sqrt", ""),
+        Wrong(
+            "absolute values were added up; a length adds squares",
+            "math.sqrt(sum(grad.square().sum()",
+            "(sum(grad.abs().sum()",
+        ),
+        Wrong(
+            "0 divided by 0: a gradient of zeros is NaN now",
+            """
+            def clip_together(grads, max_norm):
+                length = torch.stack([grad.norm() for grad in grads]).norm()
+                return [grad / length * length.clamp(max=max_norm) for grad in grads]
+            """,
+        ),
+    ),
+)
+
+
+def run_torch(x, w_x, w_h):
+    """PyTorch's RNN with these weights."""
+    rnn = nn.RNN(w_x.size(1), w_h.size(0), bias=False, batch_first=True)
+    with torch.no_grad():
+        rnn.weight_ih_l0.copy_(w_x)
+        rnn.weight_hh_l0.copy_(w_h)
+    return rnn(x)[0]
+
+
+def gradient_of_last(read, x, w_x, w_h):
+    """How the last output depends on each input: (batch, time, input_size)."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(read(x, w_x, w_h)[:, -1].sum(), x)[0]
+
+
+WEIGHTS = tensors(w_x=[[1, 0], [0, 1], [1, -1]], w_h=[[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+READ = {**tensors(x=[[[1, 0], [0, 1], [1, 1]], [[0, 2], [1, 0], [-1, 0]]]), **WEIGHTS}
+
+LOOP = Exercise(
+    id="02.3",
+    title="Broken RNN: it runs, and learns nothing from the past",
+    kind="mend",
+    difficulty=2,
+    minutes=10,
+    task="""
+        This loop gives the right outputs. **Symptom:** trained, it is no better than a network that
+        sees only the last input. **Tool:** `torch.autograd.grad` of the last output with respect to
+        `x`: which time steps get a gradient? Mend it; the outputs must stay as they are.
+        """,
+    stub='''
+        def read_through_time(x, w_x, w_h):
+            """A tanh RNN without biases: x (batch, time, input_size) -> (batch, time, hidden_size).
+
+            w_x (hidden_size, input_size), w_h (hidden_size, hidden_size); the first state is 0.
+            """
+            h = x.new_zeros(x.size(0), w_h.size(0))
+            outputs = []
+            for x_t in x.unbind(dim=1):
+                h = torch.tanh(x_t @ w_x.T + h.detach() @ w_h.T)
+                outputs.append(h)
+            return torch.stack(outputs, dim=1)
+        ''',
+    hints=(
+        "The numbers are right, so look at what only the backward pass sees.",
+        "The gradient goes from a state to the state before. Which operation cuts that way?",
+        "`detach` makes a copy that no gradient passes; the state must come as it is",
+    ),
+    solution="""
+        def read_through_time(x, w_x, w_h):
+            h = x.new_zeros(x.size(0), w_h.size(0))
+            outputs = []
+            for x_t in x.unbind(dim=1):
+                h = torch.tanh(x_t @ w_x.T + h @ w_h.T)
+                outputs.append(h)
+            return torch.stack(outputs, dim=1)
+        """,
+    explanation="""
+        `detach` has its use: truncated backpropagation cuts the way every so many steps on purpose,
+        to save memory. Cut at each step, nothing flows back at all. A test of outputs cannot find
+        this; a test of gradients does.
+        """,
+    steps=(
+        Step("one time step", {**tensors(x=[[[1, 2]]]), **WEIGHTS}, run_torch),
+        Step("three time steps, two rows", READ, run_torch),
+        Step(
+            "the last output depends on every input",
+            READ,
+            lambda *given: gradient_of_last(run_torch, *given),
+            gradient_of_last,
+        ),
+    ),
+    wrong=(
+        Wrong(
+            "now the inputs are cut off from the gradient", "x_t @ w_x.T", "x_t.detach() @ w_x.T"
+        ),
+        Wrong("the state no longer goes into the next step", "h @ w_h.T", "0 * h"),
+        Wrong("the recurrent weights are turned: h @ w_h.T", "h @ w_h.T", "h @ w_h"),
+        Wrong(
+            "the time steps are stacked before the batch",
+            "torch.stack(outputs, dim=1)",
+            "torch.stack(outputs)",
+        ),
+        Wrong("only the last state came back", "torch.stack(outputs, dim=1)", "h"),
+        Wrong(
+            "the tanh is missing", "torch.tanh(x_t @ w_x.T + h @ w_h.T)", "x_t @ w_x.T + h @ w_h.T"
+        ),
+    ),
+)
