@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 
@@ -137,3 +138,88 @@ def judge_encoding(base, d_model, length):
     d = torch.pdist(e)
     g = float(d.min())
     return {"gap": g, "verdict": "holds" if g > 0.1 else "does not hold as stated"}
+
+
+def layer_norm(x, weight, bias, eps):
+    v, m = torch.var_mean(x, -1, correction=0, keepdim=True)
+    return torch.addcmul(bias, (x - m) * torch.rsqrt(v + eps), weight)
+
+
+def pre_norm_step(x, sublayer, norm, dropout):
+    y = dropout(sublayer(norm(x)))
+    return y + x
+
+
+class FeedForwardBlock(nn.Module):
+    def __init__(self, d_model, d_ff, p):
+        super().__init__()
+        self.expand = nn.Linear(d_model, d_ff)
+        self.contract = nn.Linear(d_ff, d_model)
+        self.p = p
+
+    def forward(self, x):
+        y = self.contract(F.relu(self.expand(x)))
+        if self.training:
+            y = y * torch.empty_like(y).bernoulli_(1 - self.p) / (1 - self.p)
+        return x + y
+
+
+class TiedEnds(nn.Module):
+    def __init__(self, vocab_size, d_model):
+        super().__init__()
+        self.scale = d_model**0.5
+        self.embedding = nn.Embedding(vocab_size, d_model)
+
+    def forward(self, token_ids):
+        return F.linear(self.embedding(token_ids) * self.scale, self.embedding.weight)
+
+
+def decoder_step(layer, x, memory, mask, memory_mask):
+    return layer(x, memory, mask, memory_mask)
+
+
+def judge_balance(weight, encoding, scale):
+    r = scale * weight.norm() / weight.numel() ** 0.5 / encoding.norm() * encoding.numel() ** 0.5
+    v = ["the token drowns", "both are heard", "the position drowns"]
+    return {"ratio": r, "verdict": v[int(r >= 0.1) + int(r > 10)]}
+
+
+def teacher_forced_loss(model, src_ids, tgt_ids, pad_id):
+    p = model(src_ids, tgt_ids[:, :-1]).log_softmax(-1)
+    y = tgt_ids[:, 1:]
+    picked = p.gather(-1, y[..., None])[..., 0]
+    return -picked[y != pad_id].mean()
+
+
+def smoothed_targets(labels, vocab_size, smoothing, pad_id):
+    t = torch.full((len(labels), vocab_size), smoothing / vocab_size)
+    t[torch.arange(len(labels)), labels] += 1 - smoothing
+    t[labels == pad_id] = 0
+    return t
+
+
+def loss_in_pieces(pieces, pad_id):
+    x, y = (torch.cat(p) for p in zip(*pieces, strict=True))
+    return F.cross_entropy(x, y, ignore_index=pad_id)
+
+
+def top_p_set(probabilities, p):
+    larger = probabilities[:, None, :] > probabilities[:, :, None]
+    j = torch.arange(probabilities.size(1))
+    tie = (probabilities[:, None, :] == probabilities[:, :, None]) & (j[None, :] < j[:, None])
+    return ((larger | tie) * probabilities[:, None, :]).sum(-1) < p
+
+
+def attend_with_cache(query, key, value, cache):
+    k, v = (torch.cat(pair, 2) for pair in zip(cache, (key, value), strict=True))
+    s = query @ k.mT / math.sqrt(k.size(-1))
+    late = torch.arange(k.size(2)) > torch.arange(k.size(2) - query.size(2), k.size(2))[:, None]
+    return s.masked_fill(late, -math.inf).softmax(-1) @ v, [k, v]
+
+
+def extend_beam(tokens, log_probs, logits):
+    t = (log_probs[:, None] + torch.log_softmax(logits, 1)).reshape(-1)
+    v, i = t.sort(descending=True)
+    n = len(tokens)
+    p = torch.div(i[:n], logits.shape[1], rounding_mode="floor")
+    return torch.hstack([tokens[p], (i[:n] - p * logits.shape[1])[:, None]]), v[:n]
