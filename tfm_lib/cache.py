@@ -5,9 +5,10 @@ A step is `step(token_ids) -> logits`: all tokens so far (rows, length), first t
 """
 
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tfm_lib.masks import padding_mask
 from tfm_lib.transformer import DecoderLayer, Transformer
@@ -20,7 +21,7 @@ class RecomputedStep:
     """
 
     def __init__(self, model: Transformer, src_ids: Tensor) -> None:
-        _require_eval(model)
+        require_eval(model)
         self.model = model
         with torch.no_grad():
             self.memory, self.memory_mask = model.encode(src_ids)
@@ -35,21 +36,21 @@ class RecomputedStep:
 
 @dataclass
 class LayerCache:
-    """What one decoder layer never needs to compute again, (rows, num_heads, length, d_k) each."""
+    """What attention in one layer never needs to compute again.
 
-    memory_key: Tensor  # length is src_len: the source does not change
-    memory_value: Tensor
-    key: Tensor  # length is the number of target tokens so far
+    key and value: (rows, num_heads, length, d_k), of all tokens so far.
+    """
+
+    key: Tensor
     value: Tensor
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add one token's key and value; return those of all tokens so far."""
+        """Add the keys and values of new tokens; return those of all tokens so far."""
         self.key = torch.cat([self.key, key], dim=2)
         self.value = torch.cat([self.value, value], dim=2)
         return self.key, self.value
 
     def reorder(self, rows: Tensor) -> None:
-        self.memory_key, self.memory_value = self.memory_key[rows], self.memory_value[rows]
         self.key, self.value = self.key[rows], self.value[rows]
 
 
@@ -62,11 +63,12 @@ class CachedStep:
     """
 
     def __init__(self, model: Transformer, src_ids: Tensor) -> None:
-        _require_eval(model)
+        require_eval(model)
         self.model = model
         self.length = 0  # target tokens in the cache
         with torch.no_grad():
             memory, self.memory_mask = model.encode(src_ids)
+            # Two caches a layer: of the source, which does not change, and of the target so far.
             self.caches = [self._start(layer, memory) for layer in model.decoder.layers]
 
     @torch.no_grad()
@@ -78,31 +80,33 @@ class CachedStep:
             )
         x = self.model.tgt_embedding(token_ids[:, -1:], start=self.length)  # (rows, 1, d_model)
         mask = padding_mask(token_ids, self.model.pad_id)  # (rows, 1, 1, length)
-        for layer, cache in zip(self.model.decoder.layers, self.caches, strict=True):
-            x = self._run(layer, cache, x, mask)
+        for layer, caches in zip(self.model.decoder.layers, self.caches, strict=True):
+            x = self._run(layer, *caches, x, mask)
         self.length += 1
         return self.model.generator(self.model.decoder.norm(x))[:, -1]  # (rows, vocab_size)
 
     def reorder(self, rows: Tensor) -> None:
         self.memory_mask = self.memory_mask[rows]
-        for cache in self.caches:
+        for cache in chain.from_iterable(self.caches):
             cache.reorder(rows)
 
-    def _start(self, layer: DecoderLayer, memory: Tensor) -> LayerCache:
-        memory_key, memory_value = layer.cross_attention.project(memory, memory)
-        empty = memory_key[:, :, :0]  # (rows, num_heads, 0, d_k)
-        return LayerCache(memory_key, memory_value, empty, empty)
+    def _start(self, layer: DecoderLayer, memory: Tensor) -> tuple[LayerCache, LayerCache]:
+        key, value = layer.cross_attention.project(memory, memory)
+        empty = key[:, :, :0]  # (rows, num_heads, 0, d_k)
+        return LayerCache(key, value), LayerCache(empty, empty)
 
-    def _run(self, layer: DecoderLayer, cache: LayerCache, x: Tensor, mask: Tensor) -> Tensor:
+    def _run(
+        self, layer: DecoderLayer, source: LayerCache, target: LayerCache, x: Tensor, mask: Tensor
+    ) -> Tensor:
         """The three sub-layers of `DecoderLayer.forward`, for one new position."""
         attend, attend_across = layer.self_attention.attend, layer.cross_attention.attend
 
         def attend_to_target(x: Tensor) -> Tensor:
-            keys, values = cache.extend(*layer.self_attention.project(x, x))
+            keys, values = target.extend(*layer.self_attention.project(x, x))
             return attend(x, keys, values, mask)[0]  # every key is earlier: nothing causal to hide
 
         def attend_to_memory(x: Tensor) -> Tensor:
-            return attend_across(x, cache.memory_key, cache.memory_value, self.memory_mask)[0]
+            return attend_across(x, source.key, source.value, self.memory_mask)[0]
 
         around_self, around_cross, around_feed_forward = layer.residuals
         x = around_self(x, attend_to_target)
@@ -110,6 +114,7 @@ class CachedStep:
         return around_feed_forward(x, layer.feed_forward)
 
 
-def _require_eval(model: Transformer) -> None:
+def require_eval(model: nn.Module) -> None:
+    """Raise ValueError if the model is in training mode: dropout would spoil what it writes."""
     if model.training:
         raise ValueError("the model is in training mode (dropout is on): call model.eval() first")

@@ -1,0 +1,1 @@
+"""Models built from the spine's parts; none imports another."""
