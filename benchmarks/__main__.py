@@ -6,9 +6,11 @@ Each row is a ratio of process CPU times, taken in turn (A B A B ...) in one run
 or busy machine slows both; the median of the pairwise ratios is printed with its extremes.
 """
 
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ from torch.nn import functional as F
 
 from tfm_lib.attention import fused_attention
 from tfm_lib.cache import CachedStep, RecomputedStep
-from tfm_lib.decoding import greedy
+from tfm_lib.decoding import beam_search, greedy
 from tfm_lib.masks import causal_mask
 from tfm_lib.recurrent import LSTM
 from tfm_lib.transformer import Transformer
@@ -102,6 +104,59 @@ def decoding(tokens: int = 256) -> list:
     )
 
 
+def marian_decoding(beam_size: int, tokens: int = 64) -> list | None:
+    """Decoding 8 rows, cached, against Hugging Face's model of the same size, its cache on.
+
+    Both write so many tokens, none of them eos. None where transformers is not installed.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        return None
+    from transformers import GenerationConfig, MarianConfig, MarianMTModel
+
+    torch.manual_seed(0)
+    eos_id = VOCAB_SIZE - 1
+    sides = {
+        f"{side}_{name}": SIZES[ours]
+        for side in ("encoder", "decoder")
+        for name, ours in (
+            ("layers", "num_layers"),
+            ("attention_heads", "num_heads"),
+            ("ffn_dim", "d_ff"),
+        )
+    }
+    ids = {"pad_token_id": PAD_ID, "eos_token_id": eos_id, "decoder_start_token_id": 1}
+    config = MarianConfig(
+        vocab_size=VOCAB_SIZE,
+        d_model=SIZES["d_model"],
+        max_position_embeddings=256,
+        activation_function="relu",
+        forced_eos_token_id=None,
+        **sides,
+        **ids,
+    )
+    theirs = MarianMTModel(config).eval()
+    theirs.generation_config = GenerationConfig(
+        num_beams=beam_size,
+        do_sample=False,
+        use_cache=True,
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
+        **ids,
+    )
+    model = Transformer(VOCAB_SIZE, VOCAB_SIZE, attention=fused_attention, **SIZES).eval()
+    src_ids = torch.randint(1, eos_id, (8, 40))
+    options = {"batch_size": 8, "bos_id": 1, "eos_id": -1, "pad_id": PAD_ID, "max_len": tokens}
+    search = greedy if beam_size == 1 else partial(beam_search, beam_size=beam_size)
+
+    def run_theirs() -> None:
+        written = theirs.generate(src_ids, attention_mask=torch.ones_like(src_ids))
+        assert written.shape == (8, tokens + 1)  # with the start token
+
+    return pairwise_ratios(
+        lambda: search(CachedStep(model, src_ids), **options), run_theirs, rounds=5
+    )
+
+
 def lstm_step() -> list:
     """One training step of the course's LSTM against `torch.nn.LSTM`."""
     torch.manual_seed(0)
@@ -122,12 +177,17 @@ def main() -> None:
         ("training step, Transformer / torch.nn.Transformer", "at most 0.95", training_step),
         ("decoding 256 tokens, recomputed / cached", "at least 8", decoding),
         ("training step, LSTM / torch.nn.LSTM", "at most 3", lstm_step),
+        ("64 tokens, greedy, cached / MarianMTModel", "at most 1", partial(marian_decoding, 1)),
+        ("64 tokens, beam 5, cached / MarianMTModel", "at most 1", partial(marian_decoding, 5)),
     ]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; ratios of CPU time\n")
     print(f"{'what':<52} {'goal':<13} {'median':>7} {'least':>7} {'most':>7}")
     for what, goal, measure in rows:
         start = time.perf_counter()
         ratios = measure()
+        if ratios is None:
+            print(f"{what:<52} skipped: transformers is not installed")
+            continue
         middle = statistics.median(ratios)
         print(
             f"{what:<52} {goal:<13} {middle:>7.2f} {min(ratios):>7.2f} {max(ratios):>7.2f}"

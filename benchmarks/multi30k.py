@@ -1,0 +1,360 @@
+"""Train the translators of lesson 16 on Multi30k, judge them on the test split, and record both.
+
+    python -m benchmarks.multi30k                # everything: hours on two cores
+    python -m benchmarks.multi30k small rnn      # some parts
+    python -m benchmarks.multi30k details        # the switches of the lesson's table, in minutes
+
+Writes benchmarks/multi30k.json, which lesson 16 reads; other parts' entries stay. A run is kept
+under runs/: what was stopped goes on, what is finished is only judged again. A switch that is in
+the file is not measured again.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.dates import circumstances, write
+from tfm_lib.attention import MultiHeadAttention, fused_attention
+from tfm_lib.datasets import Codec, Pairs, pad
+from tfm_lib.multi30k import load_multi30k
+from tfm_lib.parallel_text import TokenBatches
+from tfm_lib.runs import RunError, Settings
+from tfm_lib.tokenizers import BPETokenizer
+from tfm_lib.train import load_text, start
+from tfm_lib.trainer import Training, Worker, join_workers
+from tfm_lib.training import label_smoothing_loss, update, warmup_cosine
+from tfm_lib.transformer import FeedForward, Transformer
+from tfm_lib.translator import Translator, corpus_bleu, load_codec
+from tfm_lib.vocab import Vocab
+
+RESULTS = Path(__file__).with_suffix(".json")
+RUNS = Path(__file__).resolve().parent.parent / "runs"
+
+SMALL = Settings(vocab_size=4000, num_layers=2, dropout=0.15, epochs=8, lr=4e-3)
+FULL = Settings(vocab_size=4000, num_layers=3, dropout=0.25, epochs=24, lr=4e-3, warmup=600)
+SETTINGS = {
+    "small": SMALL,
+    "rnn": replace(SMALL, model="rnn", d_ff=256, dropout=0.2, lr=3e-3),
+    "full": FULL,
+    "full en-de": replace(FULL, src="en", tgt="de"),
+}
+WAYS = {"greedy": 1, "beam 5": 5}  # beam sizes
+LONGEST = (8, 12, 16, 99)  # the bins of source lengths, in words, end here
+RARE = 5  # a word seen fewer times in training is rare
+SENTENCES = {
+    "de": ("Ein kleiner Hund läuft durch den Schnee.", "Die Frau zieht ihren roten Mantel an."),
+    "en": ("A small dog runs through the snow.", "The woman puts on her red coat."),
+}
+
+
+def trained(name: str, worker: Worker) -> Training:
+    """The finished run of that name: begun, gone on with, or found as it is."""
+    settings, folder = SETTINGS[name], RUNS / name.replace(" ", "-")
+    if not (folder / "settings.json").exists():
+        training = start(settings, folder, worker)
+    elif Settings.load(folder) != settings:
+        raise RunError(f"{folder} holds a run with other settings: move it away")
+    else:
+        training = Training(settings, folder, worker, load_codec(folder), load_text(settings))
+        if (folder / "last.safetensors").exists():
+            training.resume()
+    if training.step < training.steps:
+        print(training)
+        training.run(save_every=200)
+    if training.step < training.steps:
+        sys.exit(f"{name} stopped at step {training.step}; the same command goes on")
+    return training
+
+
+def measured(name: str) -> dict:
+    """What the file says of one run."""
+    with join_workers() as worker:
+        training = trained(name, worker)
+    settings, folder = training.settings, training.folder
+    languages = {"src": settings.src, "tgt": settings.tgt}
+    test = load_multi30k("test", **languages)
+    scores: dict[str, dict] = {"best": {}, "average": {}}
+    for weights, found in scores.items():
+        translator = Translator.load(folder, weights)
+        for way, beam_size in WAYS.items():
+            written = translator.translate(test.sources, beam_size=beam_size)
+            bleu, signature = corpus_bleu(written, test.targets)
+            lower, _ = corpus_bleu([t.lower() for t in written], [t.lower() for t in test.targets])
+            found[way] = {"bleu": round(bleu, 2), "lower": round(lower, 2)}
+    # The last ones written: average weights, beam 5.
+    return circumstances() | {
+        "settings": asdict(settings),
+        "parameters": sum(weight.numel() for weight in training.model.parameters()),
+        "steps": training.steps,
+        "seconds": round(training.seconds),
+        "validation": [
+            {"epoch": e["epoch"], "bleu": round(e["bleu"], 2), "seconds": round(e["seconds"])}
+            for e in training.history
+        ],
+        "test": scores,
+        "signature": signature.rsplit("|", 1)[0],  # its last part is sacrebleu's version
+        "by_length": by_length(test, written),
+        "by_rare_words": by_rare_words(test, written, load_multi30k("train", **languages)),
+        "attention": [read_by(translator, sentence) for sentence in SENTENCES[settings.src]],
+    }
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
+
+
+def grouped(test: Pairs, written: list[str], group_of: Callable[[str], str], order: list) -> dict:
+    """BLEU of the captions of each group, in the groups' order."""
+    groups = [group_of(source) for source in test.sources]
+    found = {}
+    for group in order:
+        chosen = [i for i, other in enumerate(groups) if other == group]
+        bleu, _ = corpus_bleu([written[i] for i in chosen], [test.targets[i] for i in chosen])
+        found[group] = {"pairs": len(chosen), "bleu": round(bleu, 2)}
+    return found
+
+
+def by_length(test: Pairs, written: list[str]) -> dict:
+    """BLEU by the number of words in the source."""
+    starts = [1, *(longest + 1 for longest in LONGEST)]
+    names = {n: f"{a} to {n}" for a, n in zip(starts, LONGEST, strict=False)}
+    names[LONGEST[-1]] = f"{starts[-2]} or more"
+
+    def group_of(source: str) -> str:
+        return names[next(longest for longest in LONGEST if len(words_of(source)) <= longest)]
+
+    return grouped(test, written, group_of, list(names.values()))
+
+
+def by_rare_words(test: Pairs, written: list[str], train: Pairs) -> dict:
+    """BLEU by how many of the source's words training showed fewer than `RARE` times."""
+    seen = Counter(word for source in train.sources for word in words_of(source))
+    names = ["none", "one", "two or more"]
+
+    def group_of(source: str) -> str:
+        return names[min(2, sum(seen[word] < RARE for word in words_of(source)))]
+
+    return grouped(test, written, group_of, names)
+
+
+def read_by(translator: Translator, sentence: str) -> dict:
+    """Where the translator looks while it writes one sentence."""
+    (target,) = translator.translate([sentence], beam_size=5)
+    weights, written, read = translator.attention(sentence, target)
+    rounded = [[round(weight, 2) for weight in row] for row in weights.tolist()]
+    return {"source": sentence, "written": written, "read": read, "weights": rounded}
+
+
+# The details: short, equal trainings, each with one thing changed from outside.
+
+SIZES = {"d_model": 64, "num_heads": 4, "num_layers": 2, "d_ff": 256, "dropout": 0.1}
+SHORT = {
+    "sizes": SIZES,
+    "vocab_size": 2000,
+    "max_tokens": 20,
+    "batch_tokens": 1000,
+    "steps": 200,
+    "lr": 6e-3,
+    "warmup": 25,
+    "smoothing": 0.1,
+}
+SEEDS = (0, 1)
+AVERAGED = 5  # checkpoints, the last ones, 10 steps apart
+
+
+def default_initialisation(model: Transformer) -> None:
+    """PyTorch's own for the layers' matrices, where this code uses Xavier's uniform one."""
+    for stack in (model.encoder, model.decoder):
+        for module in stack.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+
+
+def large_embeddings(model: Transformer) -> None:
+    """Standard deviation 1, PyTorch's own, where this code uses d_model**-0.5."""
+    nn.init.normal_(model.tgt_embedding.tokens.weight)  # the one matrix of all three
+
+
+def attention_dropout(model: Transformer) -> None:
+    for module in model.modules():
+        if isinstance(module, MultiHeadAttention):
+            module.dropout = SIZES["dropout"]
+
+
+def relu_dropout(model: Transformer) -> None:
+    def activation(x: Tensor) -> Tensor:
+        return F.dropout(F.relu(x), SIZES["dropout"], training=model.training)
+
+    for module in model.modules():
+        if isinstance(module, FeedForward):
+            module.activation = activation
+
+
+def concatenated_sinusoids(model: Transformer) -> None:
+    for embedding in (model.src_embedding, model.tgt_embedding):
+        rows = embedding.positions.encoding  # (64, d_model), longer than any sequence here
+        embedding.positions.encoding = torch.cat([rows[:, 0::2], rows[:, 1::2]], dim=1)
+
+
+def unscaled_embeddings(model: Transformer) -> None:
+    for embedding in (model.src_embedding, model.tgt_embedding):
+        embedding.scale = 1.0
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One detail changed; letter: its row in the lesson's table."""
+
+    letter: str
+    change: Callable[[Transformer], None] = lambda model: None
+    norm_first: bool = True
+    by_tokens: bool = True
+    warmup: int = SHORT["warmup"]
+
+
+SWITCHES = {
+    "as here": Switch(""),
+    "post-norm": Switch("A", norm_first=False),
+    "PyTorch's initial weights": Switch("B", default_initialisation),
+    "embeddings with standard deviation 1": Switch("B", large_embeddings),
+    "dropout on attention weights": Switch("C", attention_dropout),
+    "dropout after the ReLU": Switch("C", relu_dropout),
+    "sinusoids concatenated": Switch("D", concatenated_sinusoids),
+    "embeddings not scaled": Switch("E", unscaled_embeddings),
+    "batches of so many captions": Switch("F", by_tokens=False),
+    "warm-up twice as long": Switch("H", warmup=2 * SHORT["warmup"]),
+}
+AVERAGE = "average of the last checkpoints"  # of the training "as here", so it costs none
+
+
+class ShortText:
+    """The captions of the short trainings, in batches."""
+
+    def __init__(self) -> None:
+        train = load_multi30k("train")
+        tokenizer = BPETokenizer.train([*train.sources, *train.targets], SHORT["vocab_size"])
+        self.codec = Codec(tokenizer, Vocab(tokenizer.tokens))
+        limits = {key: SHORT[key] for key in ("batch_tokens", "max_tokens")}
+        self.train = TokenBatches(train, self.codec, **limits)
+        self.valid = TokenBatches(load_multi30k("val"), self.codec, **limits)
+
+    def batches(self, by_tokens: bool, seed: int) -> Iterator[list]:
+        """Batches by tokens, or of as many captions as those have on average, as they come."""
+        epoch = 0
+        while True:
+            epoch += 1
+            batches = self.train.epoch(epoch + 1000 * seed)
+            if by_tokens:
+                yield from batches
+                continue
+            rows, size = self.train.rows, len(self.train.rows) // len(batches)
+            generator = torch.Generator().manual_seed(epoch + 1000 * seed)
+            order = torch.randperm(len(rows), generator=generator).tolist()
+            for first in range(0, len(order) - size + 1, size):
+                yield [rows[i] for i in order[first : first + size]]
+
+
+def token_loss(model: nn.Module, rows: list, smoothing: float) -> Tensor:
+    sources, targets = map(pad, zip(*rows, strict=True))
+    logits = model(sources, targets[:, :-1])  # (batch, tgt_len - 1, vocab)
+    return label_smoothing_loss(logits, targets[:, 1:], pad_id=0, smoothing=smoothing)
+
+
+@torch.no_grad()
+def validation_loss(model: nn.Module, text: ShortText) -> float:
+    """The mean loss a token, without smoothing."""
+    model.eval()
+    total = tokens = 0.0
+    for rows in text.valid.epoch(0):
+        count = sum(len(target) - 1 for _, target in rows)
+        total += token_loss(model, rows, 0.0).item() * count
+        tokens += count
+    return round(total / tokens, 3)
+
+
+def short_training(switch: Switch, text: ShortText, seed: int) -> tuple[float, float]:
+    """Validation loss of the last weights, and of the last checkpoints' average."""
+    torch.manual_seed(seed)
+    size, steps = len(text.codec.vocab), SHORT["steps"]
+    options = {"norm_first": switch.norm_first, "tie_weights": "all", "attention": fused_attention}
+    model = Transformer(size, size, **SIZES, **options)
+    switch.change(model)
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    schedule, kept = warmup_cosine(switch.warmup, steps), []
+    batches = text.batches(switch.by_tokens, seed)
+    for step, rows in zip(range(1, steps + 1), batches, strict=False):
+        optimizer.param_groups[0]["lr"] = SHORT["lr"] * schedule(step)
+        update(optimizer, token_loss(model, rows, SHORT["smoothing"]), step=step, clip=1.0)
+        if (steps - step) % 10 == 0 and (steps - step) < 10 * AVERAGED:
+            kept.append([parameter.detach().clone() for parameter in model.parameters()])
+    last = validation_loss(model, text)
+    with torch.no_grad():
+        for parameter, *held in zip(model.parameters(), *kept, strict=True):
+            parameter.copy_(torch.stack(held).mean(dim=0))
+    return last, validation_loss(model, text)
+
+
+def recorded() -> dict:
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def record(name: str, entry: dict) -> None:
+    """Put an entry into the file as it is now: another process may have written meanwhile."""
+    write(RESULTS, recorded() | {name: entry})
+
+
+def measure_details() -> None:
+    """Measure each switch that the file does not have yet, with one seed after the other."""
+    text = ShortText()
+    details = recorded().get("details", {"switches": {}})
+    details |= circumstances() | {"settings": SHORT, "seeds": SEEDS}
+    found = details["switches"]
+    for seed in map(str, SEEDS):
+        for name, switch in SWITCHES.items():
+            losses = found.setdefault(name, {"letter": switch.letter, "loss": {}})["loss"]
+            if seed in losses:
+                continue
+            started = time.process_time()
+            losses[seed], average = short_training(switch, text, int(seed))
+            if name == "as here":
+                found.setdefault(AVERAGE, {"letter": "G", "loss": {}})["loss"][seed] = average
+            print(f"{name}, seed {seed}: {losses[seed]} in {time.process_time() - started:.0f} s")
+            record("details", details)
+
+
+def main() -> None:
+    known = [*SETTINGS, "details"]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="name", help=f"some of {known}; all if none")
+    parts = parser.parse_args().parts or known
+    if unknown := set(parts) - set(known):
+        parser.error(f"unknown names {sorted(unknown)}; known: {known}")
+    for name in parts:
+        print(name, flush=True)
+        if name == "details":
+            measure_details()
+            continue
+        try:
+            entry = measured(name)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+        record(name, entry)
+
+
+if __name__ == "__main__":
+    main()
