@@ -10,6 +10,7 @@ from tools.lessons import ROOT
 
 PACKAGE = ROOT / "tfm_lib"
 MAX_LINES = 320  # 300 is the aim
+MAX_DECLARATIONS = 400  # of a lesson's exercises: mostly text
 
 # module -> the modules it may import. Each line uses only modules of the lines above it.
 LAYERS = {
@@ -27,13 +28,65 @@ LAYERS = {
     "sentences": {"grammar", "lexicon"},
     "corpus": {"sentences", "grammar", "lexicon"},
     "attention": {"masks"},
+    "blocked_attention": {"masks", "attention"},
+    "sparse_attention": {"attention", "masks"},
+    "language_data": set(),
+    "download": set(),
     "datasets": {"vocab", "tokenizers", "grammar", "corpus"},
+    "multi30k": {"datasets", "download"},
     "seq2seq": {"attention", "recurrent"},
+    "relative_attention": {"attention", "masks", "positions"},
     "transformer": {"attention", "masks", "positions"},
+    "models/transformer_xl": {"masks", "relative_attention", "transformer"},
+    "models/sparse_transformer": {"attention", "transformer"},
     "cache": {"masks", "transformer"},
+    "models/gpt": {"attention", "cache", "masks", "positions", "training", "transformer"},
+    "models/bert": {"attention", "masks", "positions", "training", "transformer"},
+    "models/xlnet": {"cache", "relative_attention", "transformer"},
+    "image_attention": {"attention", "masks"},
+    "models/dalle": {"attention", "transformer"},
+    "runs": set(),
+    "parallel_text": {"datasets"},
+    "translator": {
+        *("attention", "cache", "datasets", "decoding", "runs"),
+        *("seq2seq", "tokenizers", "transformer", "vocab"),
+    },
+    "trainer": {"datasets", "parallel_text", "runs", "training", "translator"},
+    "train": {
+        *("datasets", "multi30k", "parallel_text", "runs"),
+        *("tokenizers", "trainer", "translator"),
+    },
+    "translate": {"plotting", "translator"},
     "environment": {"datasets"},
     "__init__": set(),
+    "models/__init__": set(),
     "__main__": {"environment"},
+}
+# Exercises stand below everything and above nothing: no other line may name them.
+LIBRARY = set(LAYERS)
+LAYERS |= {
+    "exercises/values": set(),
+    "exercises/running": set(),
+    "exercises/state": set(),
+    "exercises/declare": set(),
+    **{
+        f"exercises/{path.stem}": LIBRARY | {"exercises/declare"}
+        for path in PACKAGE.glob("exercises/lesson_*.py")
+    },
+    "exercises/catalogue": {"exercises/declare"},
+    "exercises/engine": {"exercises/declare", "exercises/running", "exercises/values"},
+    "exercises/verbs": {
+        *("exercises/catalogue", "exercises/declare", "exercises/engine", "exercises/state"),
+        "tables",
+    },
+    "exercises/trials": {
+        *("exercises/catalogue", "exercises/declare", "exercises/engine"),
+        "tables",
+    },
+    "exercises/__init__": {"exercises/verbs"},
+    "exercises/__main__": {
+        *("exercises/catalogue", "exercises/running", "exercises/trials", "exercises/verbs"),
+    },
 }
 
 modules = sorted(path.relative_to(PACKAGE).as_posix()[:-3] for path in PACKAGE.rglob("*.py"))
@@ -57,7 +110,7 @@ def test_imports_go_downward(module):
 @every_module
 def test_modules_are_short(module):
     lines = (PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= MAX_LINES
+    assert len(lines) <= (MAX_DECLARATIONS if "/lesson_" in module else MAX_LINES)
 
 
 def test_importing_the_package_is_cheap():
