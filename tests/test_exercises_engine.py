@@ -3,6 +3,7 @@
 import _thread
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -155,6 +156,15 @@ def test_a_loop_that_swallows_everything_is_left_behind(monkeypatch):
     assert outcome.left_behind
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt here too: test workers are started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_stops_the_answer_and_is_said(capsys):
     exercise = next(e for e in exercises().values() if e.answer == "function")
     running = threading.Event()
