@@ -178,7 +178,7 @@ def test_no_row_goes_to_two_workers():
 
 
 def torchrun(*arguments):
-    options = ("--standalone", "--nproc_per_node=2", "--max-restarts=5", "-m", "tfm_lib.train")
+    options = ("--standalone", "--nproc_per_node=2", "--max-restarts=1", "-m", "tfm_lib.train")
     return spawn(*options, *arguments, module="torch.distributed.run")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,39 @@ def join_workers() -> Iterator[Worker]:
     if "RANK" not in os.environ:
         yield Worker(0, 1, device)
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, world_size = next(distributed.rendezvous("env://"))
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=distributed.PrefixStore(agree_on_name(store, rank, world_size), store),
+        rank=rank,
+        world_size=world_size,
+    )
     try:
-        yield Worker(distributed.get_rank(), distributed.get_world_size(), device)
+        yield Worker(rank, world_size, device)
     finally:
         distributed.destroy_process_group()
+
+
+def agree_on_name(store: distributed.Store, rank: int, world_size: int) -> str:
+    """A name that only the workers started together know.
+
+    torchrun keeps its store when it starts lost workers again, with the addresses of the dead in
+    it. So rank 0 thinks of a name and hands it to whoever asks under a name of their own; a dead
+    worker's question gets an answer that nobody reads.
+    """
+    own_name = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"asks/{rank}", own_name)
+        name = store.get(f"answer/{own_name}").decode()  # waits for rank 0
+        store.set(f"{name}/{rank}", "ready")
+        return name
+    others = range(1, world_size)
+    while not all(store.check([f"{own_name}/{other}"]) for other in others):
+        for other in others:
+            if store.check([f"asks/{other}"]):
+                store.set(f"answer/{store.get(f'asks/{other}').decode()}", own_name)
+        time.sleep(0.01)
+    return own_name
 
 
 def wait_for_others(worker: Worker) -> None:
