@@ -34,7 +34,7 @@ TRANSFORMER_SIZES = {"d_model": 64, "num_heads": 4, "num_layers": 2, "d_ff": 128
 SETTINGS = {
     "RNN": {"sizes": RNN_SIZES, "steps": 600, "lr": 8e-3, "warmup": 60},
     "RNN with attention": {"sizes": RNN_SIZES, "steps": 600, "lr": 8e-3, "warmup": 60},
-    "Transformer": {"sizes": TRANSFORMER_SIZES, "steps": 800, "lr": 6e-3, "warmup": 80},
+    "Transformer": {"sizes": TRANSFORMER_SIZES, "steps": 700, "lr": 6e-3, "warmup": 70},
 }
 BATCH_SIZE = 64
 SEEDS, HEADS_STEPS = (0, 1, 2), 400  # short of perfect, where differences can be seen

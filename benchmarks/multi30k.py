@@ -4,7 +4,8 @@
     python -m benchmarks.multi30k small rnn      # some parts
     python -m benchmarks.multi30k details        # the switches of the lesson's table, in minutes
 
-Writes benchmarks/multi30k.json, which lesson 16 reads; other parts' entries stay. A run is kept
+Writes benchmarks/multi30k.json, which lesson 16 reads, and from it the table in README.md; other
+parts' entries stay. A run is kept
 under runs/: what was stopped goes on, what is finished is only judged again. A switch that is in
 the file is not measured again.
 """
@@ -38,7 +39,8 @@ from tfm_lib.translator import Translator, corpus_bleu, load_codec
 from tfm_lib.vocab import Vocab
 
 RESULTS = Path(__file__).with_suffix(".json")
-RUNS = Path(__file__).resolve().parent.parent / "runs"
+README = Path(__file__).resolve().parent.parent / "README.md"
+RUNS = README.with_name("runs")
 
 SMALL = Settings(vocab_size=4000, num_layers=2, dropout=0.15, epochs=8, lr=4e-3)
 FULL = Settings(vocab_size=4000, num_layers=3, dropout=0.25, epochs=24, lr=4e-3, warmup=600)
@@ -49,6 +51,13 @@ SETTINGS = {
     "full en-de": replace(FULL, src="en", tgt="de"),
 }
 WAYS = {"greedy": 1, "beam 5": 5}  # beam sizes
+PENALTIES = (0.5, 1.0, 1.5, 2.0)  # for length: the best one on the validation split is used
+HEADER = (
+    "| run | model | translates | weights | minutes of training | test BLEU, greedy | beam 5 |\n"
+    "|---|---|---|---|---|---|---|\n"
+)
+KINDS = {"transformer": "Transformer", "rnn": "RNN with attention"}
+TABLE = re.compile(re.escape(HEADER) + r"(?:\|.*\n)*")
 LONGEST = (8, 12, 16, 99)  # the bins of source lengths, in words, end here
 RARE = 5  # a word seen fewer times in training is rare
 SENTENCES = {
@@ -83,11 +92,15 @@ def measured(name: str) -> dict:
     settings, folder = training.settings, training.folder
     languages = {"src": settings.src, "tgt": settings.tgt}
     test = load_multi30k("test", **languages)
+    penalties = by_penalty(Translator.load(folder), load_multi30k("val", **languages))
+    penalty = max(penalties, key=penalties.get)
     scores: dict[str, dict] = {"best": {}, "average": {}}
     for weights, found in scores.items():
         translator = Translator.load(folder, weights)
         for way, beam_size in WAYS.items():
-            written = translator.translate(test.sources, beam_size=beam_size)
+            written = translator.translate(
+                test.sources, beam_size=beam_size, length_penalty=penalty
+            )
             bleu, signature = corpus_bleu(written, test.targets)
             lower, _ = corpus_bleu([t.lower() for t in written], [t.lower() for t in test.targets])
             found[way] = {"bleu": round(bleu, 2), "lower": round(lower, 2)}
@@ -101,12 +114,24 @@ def measured(name: str) -> dict:
             {"epoch": e["epoch"], "bleu": round(e["bleu"], 2), "seconds": round(e["seconds"])}
             for e in training.history
         ],
+        "validation_by_length_penalty": penalties,
+        "length_penalty": penalty,
         "test": scores,
         "signature": signature.rsplit("|", 1)[0],  # its last part is sacrebleu's version
         "by_length": by_length(test, written),
         "by_rare_words": by_rare_words(test, written, load_multi30k("train", **languages)),
         "attention": [read_by(translator, sentence) for sentence in SENTENCES[settings.src]],
     }
+
+
+def by_penalty(translator: Translator, valid: Pairs) -> dict[float, float]:
+    """Length penalty -> validation BLEU of the widest beam."""
+    beam_size = max(WAYS.values())
+    found = {}
+    for penalty in PENALTIES:
+        written = translator.translate(valid.sources, beam_size=beam_size, length_penalty=penalty)
+        found[penalty] = round(corpus_bleu(written, valid.targets)[0], 2)
+    return found
 
 
 def words_of(text: str) -> list[str]:
@@ -313,7 +338,29 @@ def recorded() -> dict:
 
 def record(name: str, entry: dict) -> None:
     """Put an entry into the file as it is now: another process may have written meanwhile."""
-    write(RESULTS, recorded() | {name: entry})
+    results = recorded() | {name: entry}
+    write(RESULTS, results)
+    text = README.read_text(encoding="utf-8")
+    README.write_text(TABLE.sub(results_table(results), text), encoding="utf-8", newline="\n")
+
+
+def results_table(results: dict) -> str:
+    """README's table of the runs that have been recorded."""
+    rows = []
+    for name, settings in SETTINGS.items():
+        if name not in results:
+            continue
+        run, found = results[name], results[name]["test"]["best"]
+        cells = (
+            name,
+            KINDS[settings.model],
+            f"{settings.src} to {settings.tgt}",
+            f"{run['parameters'] / 1e6:.1f} million",
+            f"{run['seconds'] / 60:.0f}",
+            *(f"{found[way]['bleu']:.1f}" for way in WAYS),
+        )
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return HEADER + "".join(rows)
 
 
 def measure_details() -> None:

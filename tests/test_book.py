@@ -1,5 +1,6 @@
 """Rules that every lesson keeps, read from the notebook files; nothing is executed here."""
 
+import ast
 import re
 import textwrap
 from itertools import pairwise
@@ -7,7 +8,20 @@ from itertools import pairwise
 import nbformat
 import pytest
 
-from tools.lessons import NOTEBOOKS, code_cells, lesson_paths, library_module, read, tags
+from benchmarks import multi30k
+from tfm_lib.exercises.catalogue import exercises
+from tools.lessons import (
+    EXERCISE_ID,
+    NOTEBOOKS,
+    ROOT,
+    code_cells,
+    imported,
+    lesson_paths,
+    library_module,
+    python_source,
+    read,
+    tags,
+)
 
 MIN_LESSONS = 15
 MAX_BYTES = 2_000_000
@@ -15,6 +29,8 @@ MAX_CODE_LINES = 30  # two to fifteen is the aim; tagged pieces and claims table
 MAX_IGNORED_SHARE = 0.25
 SECTIONS = ("claim", "your turn", "summary", "references")  # of each lesson but the first
 MACHINE_PATH = re.compile(r"/(home|root|Users|work|tmp|opt|mnt)/\w|[A-Z]:\\+Users")
+STUCK = NOTEBOOKS / "if_you_are_stuck.md"
+PAGES = [*lesson_paths(), STUCK, ROOT / "README.md", ROOT / "data" / "README.md"]
 
 every_lesson = pytest.mark.parametrize("path", lesson_paths(), ids=lambda path: path.stem)
 
@@ -101,11 +117,31 @@ def test_code_cells_are_short(path):
 
 
 @every_lesson
+def test_what_is_imported_is_used(path):
+    cells = [cell for cell in code_cells(read(path)) if not cell.id.startswith(EXERCISE_ID)]
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(python_source(cell)))]
+    assert imported(cells) - {node.id for node in nodes if isinstance(node, ast.Name)} == set()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_links_inside_the_course_resolve(path):
-    for cell in markdown_cells(read(path)):
-        for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(cell.source)):
+    texts = [path.read_text(encoding="utf-8")]
+    if path.suffix == ".ipynb":
+        texts = [cell.source for cell in markdown_cells(read(path))]
+    for text in texts:
+        for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(text)):
             if not re.match(r"\w+:|#", target):
                 assert (path.parent / target.split("#")[0]).exists(), target
+
+
+def test_the_page_for_those_who_are_stuck_leads_to_labs():
+    entries = re.findall(r"(?ms)^## \d+\. .*?(?=^## )", STUCK.read_text(encoding="utf-8"))
+    assert len(entries) == 10
+    for entry in entries:
+        ids = re.findall(r"\d\d\.\d", entry)
+        assert ids, entry
+        assert [id_ for id_ in ids if exercises()[id_].kind != "mend"] == []
+        assert set(re.findall(r"\]\((\d\d)_", entry)) == {id_[:2] for id_ in ids}
 
 
 def markdown_cells(notebook):
@@ -137,3 +173,9 @@ def printed_text(cell):
         data = output.get("data", {})
         texts += [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", "")]
     return "\n".join(texts) + "\n"
+
+
+def test_readme_shows_the_translators_that_are_recorded():
+    recorded = multi30k.recorded()
+    assert {"small", "full"} <= set(recorded)
+    assert multi30k.results_table(recorded) + "\n" in multi30k.README.read_text(encoding="utf-8")
