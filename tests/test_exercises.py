@@ -17,10 +17,19 @@ from tfm_lib.exercises.declare import AT_HAND, KINDS
 from tfm_lib.exercises.engine import NOT_ATTEMPTED, REFUSED, SOLVED, attempt, examine
 from tfm_lib.exercises.trials import as_answer, hand_ins, mutation_table, mutations
 from tfm_lib.exercises.verbs import HINTS_GIVEN
-from tools.lessons import ROOT, code_cells, lesson_paths, python_source, read
+from tools.lessons import (
+    EXERCISE_ID,
+    ROOT,
+    code_cells,
+    exercise_cells,
+    lesson_paths,
+    python_source,
+    read,
+)
 
 MARGIN = 10  # a wrong answer is off by at least so many times what a step allows
 EXERCISES = list(exercises().values())
+every_lesson = pytest.mark.parametrize("path", lesson_paths(), ids=lambda path: path.stem)
 every_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
 
 
@@ -160,14 +169,20 @@ def test_hints_come_one_by_one_and_the_solution_whenever_asked(exercise, capsys)
     assert f"{exercise.name}" in capsys.readouterr().out
 
 
-def test_stubs_in_the_lessons_are_those_declared():
-    for path in lesson_paths():
-        for cell in code_cells(read(path)):
-            for id_ in re.findall(r'^check\("([^"]+)"', cell.source, flags=re.MULTILINE):
-                assert cell.source == exercises()[id_].cell, f"{path.stem}: {id_}"
+@every_lesson
+def test_a_lesson_shows_its_exercises_as_declared(path):
+    notebook = read(path)
+    shown = {cell.id: cell.source for cell in notebook.cells if cell.id.startswith(EXERCISE_ID)}
+    wanted = {cell.id: cell.source for cell in exercise_cells(notebook, path.name[:2])}
+    assert shown == wanted, "python -m tools.lessons sync, then run the lesson"
+    checks = [cell for cell in code_cells(notebook) if re.search(r"^check\(", cell.source, re.M)]
+    assert len(checks) == sum(lesson_of(id_) == path.name[:2] for id_ in exercises())
+    for cell in checks:
+        (output,) = cell.outputs
+        assert output.text.endswith(f": {NOT_ATTEMPTED}\n")
 
 
-@pytest.mark.parametrize("path", lesson_paths(), ids=lambda path: path.stem)
+@every_lesson
 def test_stubs_fit_into_their_lesson(path):
     """No stub hides a name of its lesson, and each finds there the names that it uses."""
     cells = code_cells(read(path))

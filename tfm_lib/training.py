@@ -50,8 +50,8 @@ def warmup_cosine(warmup: int, steps: int, final: float = 0.0) -> Schedule:
     def multiplier(step: int) -> float:
         if step <= warmup:
             return step / warmup
-        progress = min(1.0, (step - warmup) / (steps - warmup))
-        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+        share = min(1.0, (step - warmup) / (steps - warmup))
+        return final + (1 - final) * (1 + math.cos(math.pi * share)) / 2
 
     return multiplier
 

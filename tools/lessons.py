@@ -1,7 +1,8 @@
 """Reads, runs and synchronises the lessons.
 
 python -m tools.lessons run 06 07    execute in place, in the tests' environment, and clean
-python -m tools.lessons sync         rewrite the cells tagged `lib:<module>` from the library
+python -m tools.lessons sync         rewrite the cells tagged `lib:<module>` from the library, and
+                                     the exercises from their declarations
 """
 
 import argparse
@@ -16,12 +17,16 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import v4
 from tqdm import tqdm
+
+from tfm_lib.exercises.catalogue import exercises, lesson_of
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 OFFLINE = ROOT / "tests" / "offline"
 LIBRARY_TAG = "lib:"
+EXERCISE_ID = "exercise-"  # so begin the ids of the cells that declarations fill
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -99,9 +104,11 @@ def library_source(module):
 def kernel_environment(profile_dir):
     """Environment variables under which lessons run for tests and for committing.
 
-    No network (see tests/offline), an empty IPython profile, one thread: sums come out the same.
+    No network (see tests/offline), an empty IPython profile and record of exercises, one thread:
+    sums come out the same.
     """
     environment = dict(os.environ, OMP_NUM_THREADS="1", IPYTHONDIR=str(profile_dir))
+    environment["TFM_LIB_PROGRESS"] = str(Path(profile_dir) / "progress.json")
     search_path = [str(OFFLINE), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))
     environment.pop("MPLBACKEND", None)  # ipykernel then draws inline
@@ -137,19 +144,69 @@ def clean(notebook):
 
 
 def sync(path):
-    """Rewrite a lesson's tagged cells from the library; True if something changed."""
+    """Rewrite a lesson's tagged cells and its exercises; True if something changed."""
     notebook = read(path)
-    changed = False
+    before = nbformat.writes(notebook)
     for cell in code_cells(notebook):
-        module = library_module(cell)
-        if module is None:
-            continue
-        rewritten = from_library(cell.source, library_source(module))
-        changed |= rewritten != cell.source
-        cell.source = rewritten
+        if module := library_module(cell):
+            cell.source = from_library(cell.source, library_source(module))
+    renew_exercises(notebook, path.name[:2])
+    changed = nbformat.writes(notebook) != before
     if changed:
         write(notebook, path)
     return changed
+
+
+def renew_exercises(notebook, lesson):
+    """Put a lesson's exercises, as they are declared, after the cell that opens "Your turn"."""
+    wanted = exercise_cells(notebook, lesson)
+    if not wanted:
+        return
+    known = {cell.id: cell for cell in notebook.cells if cell.id.startswith(EXERCISE_ID)}
+    for cell in wanted:  # the outputs stay where the source does
+        if cell.id in known and known[cell.id].source == cell.source:
+            cell.update(known[cell.id])
+    others = [cell for cell in notebook.cells if cell.id not in known]
+    place = next(i for i, cell in enumerate(others) if cell.source.startswith("## Your turn"))
+    notebook.cells = [*others[: place + 1], *wanted, *others[place + 1 :]]
+
+
+def exercise_cells(notebook, lesson):
+    """The cells of a lesson's exercises: what they use, then a task and a stub for each."""
+    found = [exercise for id_, exercise in exercises().items() if lesson_of(id_) == lesson]
+    if not found:
+        return []
+    cells = [v4.new_code_cell(exercise_imports(notebook), id=f"{EXERCISE_ID}{lesson}-imports")]
+    for exercise in found:
+        id_ = EXERCISE_ID + exercise.id.replace(".", "-")
+        cells += [
+            v4.new_markdown_cell(exercise.heading, id=f"{id_}-task"),
+            v4.new_code_cell(exercise.cell, id=id_),
+        ]
+    return cells
+
+
+def exercise_imports(notebook):
+    """Imports of the exercises' verbs, and of what answers may use and the lesson has not yet."""
+    known = imported(cell for cell in code_cells(notebook) if not cell.id.startswith(EXERCISE_ID))
+    blocks = [
+        ["import math"] * ("math" not in known),
+        ["import torch"] * ("torch" not in known),
+        [f"from torch import {', '.join(new)}"]
+        if (new := [name for name in ("Tensor", "nn") if name not in known])
+        else [],
+        ["from torch.nn import functional as F"] * ("F" not in known),
+    ]
+    parts = [blocks[0], [line for block in blocks[1:] for line in block]]
+    parts.append(["from tfm_lib.exercises import check, hint, progress, solution"])
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def imported(cells):
+    """The names that cells import."""
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(python_source(cell)))]
+    found = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {(alias.asname or alias.name).split(".")[0] for node in found for alias in node.names}
 
 
 def from_library(cell_source, module_source):
@@ -175,7 +232,7 @@ def main():
     parser = argparse.ArgumentParser(description="Run or synchronise the lessons.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("run", help="execute in place").add_argument("numbers", nargs="+")
-    verbs.add_parser("sync", help="tagged cells from the library")
+    verbs.add_parser("sync", help="tagged cells from the library, exercises from declarations")
     options = parser.parse_args()
     if options.verb == "sync":
         for path in lesson_paths():

@@ -89,6 +89,12 @@ class Exercise:
         return ANSWERS[type(ast.parse(tidy(self.stub)).body[-1])]
 
     @property
+    def heading(self) -> str:
+        """The Markdown that the lesson shows above the code cell."""
+        about = f"{self.kind}, difficulty {self.difficulty} of 3, about {self.minutes} minutes"
+        return f"### {self.id} · {self.title}\n\n*{about.capitalize()}.*\n\n{tidy(self.task)}"
+
+    @property
     def cell(self) -> str:
         """The code cell that the lesson shows: the stub, and the call of its check."""
         gap = "\n" if self.answer == "value" else "\n\n\n"

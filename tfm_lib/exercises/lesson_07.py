@@ -205,14 +205,14 @@ VALUES = Exercise(
 
             Returns (batch, length, d_v), scaled by sqrt(d_k).
             """
-            query, key, value = x @ w_q, x @ w_k, x @ w_v
+            query, key = x @ w_q, x @ w_k
             scores = query @ key.transpose(-2, -1) / w_k.size(1) ** 0.5
             return scores.softmax(dim=-1) @ x
         ''',
     hints=(
         "Three roles, three matrices. Which role is played by the raw vectors?",
         "output = softmax(Q K^T / sqrt(d_k)) V, and V = X W_v",
-        "the weights must average `value`, and nothing else is added",
+        "value = x @ w_v; the weights must average it, and nothing else is added",
     ),
     solution="""
         def self_attend(x, w_q, w_k, w_v):

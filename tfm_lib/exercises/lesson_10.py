@@ -97,7 +97,7 @@ PLACES = Exercise(
     task="""
         When several texts are continued at once, pads stand at the **left**, so that all texts end
         at the same place. Then `torch.arange` gives a short text the wrong positions. Count the
-        tokens of each row from 0; a pad gets 0 (nobody reads it).
+        tokens of each row from 0. A pad gets 0, wherever it stands: nobody reads it.
         """,
     stub='''
         def positions_of(token_ids, pad_id):

@@ -326,10 +326,8 @@ PIECES = Exercise(
 
             pieces: a list of (logits (tokens, vocab), labels (tokens,)); pads are not counted.
             """
-            losses = [
-                F.cross_entropy(logits, labels, ignore_index=pad_id) for logits, labels in pieces
-            ]
-            return sum(losses) / len(losses)
+            means = [F.cross_entropy(*piece, ignore_index=pad_id) for piece in pieces]
+            return sum(means) / len(means)
         ''',
     hints=(
         "A piece of one token and a piece of a hundred: how much does each token weigh here?",

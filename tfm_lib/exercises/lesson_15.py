@@ -1,0 +1,277 @@
+"""Exercises of lesson 15: what it costs."""
+
+import torch
+from torch import nn, tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, tensors
+
+
+def multiplications(run):
+    """What PyTorch's counter counts; it counts a multiplication and an addition for each."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() // 2
+
+
+def costs_by_torch():
+    """What the predictions come to, counted while PyTorch works."""
+    x, step = torch.ones(6, 4), torch.ones(4, 4)
+    convolution = nn.Conv1d(4, 4, 3, padding=1, bias=False)
+    pairs = sum(1 for i in range(6) for j in range(6) if 0 <= i - j <= 1)
+    return {
+        "attention": multiplications(lambda: (x @ x.T) @ x),
+        "recurrence": multiplications(lambda: [row @ step for row in x.unsqueeze(1)]),
+        "convolution": multiplications(lambda: convolution(x.T[None])),
+        "attention of 12 positions": multiplications(lambda: (t := torch.ones(12, 4)) @ t.T @ t),
+        "windowed attention": 2 * 4 * pairs,
+        "attention costs as much as recurrence at length": next(
+            n for n in range(1, 9) if 2 * n * n * 4 == n * 4 * 4
+        ),
+    }
+
+
+COUNT = Exercise(
+    id="15.1",
+    title="Multiply in your head",
+    kind="predict",
+    difficulty=1,
+    minutes=8,
+    task="""
+        Six positions of width 4. Count the multiplications alone. Attention: the scores and the
+        weighted sum, no projections. Recurrence: one 4 x 4 matrix times the state at each step.
+        Convolution: kernel 3, width 4 in and out, six outputs; products with the padding count.
+        Windowed attention: each position sees itself and the one before it, the first only itself.
+        """,
+    stub="""
+        costs = {
+            "attention": ...,
+            "recurrence": ...,
+            "convolution": ...,
+            "attention of 12 positions": ...,
+            "windowed attention": ...,
+            "attention costs as much as recurrence at length": ...,
+        }
+        """,
+    hints=(
+        "How many multiplications has one score? How many scores? And the second product?",
+        "2 n^2 d; n d^2; k n d^2; for the window count the pairs (i, j): each costs 2 d",
+        "2 * 36 * 4; 6 * 16; 3 * 6 * 16; four times the first; 11 pairs; 2 n^2 d = n d^2",
+    ),
+    solution="""
+        costs = {
+            "attention": 288,
+            "recurrence": 96,
+            "convolution": 288,
+            "attention of 12 positions": 1152,
+            "windowed attention": 88,
+            "attention costs as much as recurrence at length": 2,
+        }
+        """,
+    explanation="""
+        Attention pays for pairs, recurrence for matrices: they are equal where 2 n = d. At the
+        paper's width of 512 that is length 256, so for most sentences attention is the cheaper one,
+        and for long texts it is not.
+        """,
+    steps=parts(costs_by_torch),
+    wrong=(
+        Wrong("two products: scores, then weighted sum", '"attention": 288', '"attention": 144'),
+        Wrong("a score needs d multiplications", '"attention": 288', '"attention": 72'),
+        Wrong("a matrix times a vector is d * d", '"recurrence": 96', '"recurrence": 24'),
+        Wrong(
+            "each tap of the kernel is a d x d matrix", '"convolution": 288', '"convolution": 72'
+        ),
+        Wrong("one tap only: the kernel has three", '"convolution": 288', '"convolution": 96'),
+        Wrong("twice as long is four times the pairs", "1152", "576"),
+        Wrong("the first position has nothing before it", 'attention": 88', 'attention": 96'),
+        Wrong("each pair costs in both products", 'attention": 88', 'attention": 44'),
+        Wrong("set 2 n^2 d equal to n d^2", 'length": 2', 'length": 4'),
+    ),
+)
+
+
+def softmax_average(pieces):
+    """The same at once, by PyTorch."""
+    scores, values = (torch.cat(column) for column in zip(*pieces, strict=True))
+    return scores.softmax(dim=0) @ values
+
+
+def piece(scores, values):
+    return (tensor(scores, dtype=torch.float32), tensor(values, dtype=torch.float32))
+
+
+STREAM = Exercise(
+    id="15.2",
+    title="A softmax that never sees all its scores",
+    kind="write",
+    difficulty=3,
+    minutes=20,
+    task="""
+        One query's scores and values come in pieces, and a piece is gone when the next one comes.
+        Return the average of all values, weighted by the softmax over **all** scores. Keep three
+        things only: the largest score so far, the sum of the exponentials, and the weighted sum of
+        the values, both relative to that largest score. Scores may be as large as 1000.
+        """,
+    stub='''
+        def streamed_average(pieces):
+            """pieces: a list of (scores (keys,), values (keys, d_v)) -> (d_v,)."""
+            return ...
+        ''',
+    hints=(
+        "A new piece brings a larger score. By what factor are the sums so far too large?",
+        "exp(s - old_top) = exp(s - new_top) * exp(new_top - old_top)",
+        "new_top = max(top, scores.max()); both sums *= exp(top - new_top), then add the piece's",
+    ),
+    solution="""
+        def streamed_average(pieces):
+            top, total, weighted = -math.inf, 0.0, 0.0
+            for scores, values in pieces:
+                new_top = max(top, scores.max().item())
+                shrink = math.exp(top - new_top)
+                shares = (scores - new_top).exp()
+                total = total * shrink + shares.sum()
+                weighted = weighted * shrink + shares @ values
+                top = new_top
+            return weighted / total
+        """,
+    explanation="""
+        The largest score can only be known at the end, so what was added up before is corrected
+        whenever it grows. Chunked attention is this for every query at once: exact, with memory for
+        one piece. FlashAttention is the same sum, arranged for a GPU's fast memory.
+        """,
+    steps=(
+        Step(
+            "one piece, one key: its value",
+            {"pieces": [piece([3], [[5, 7]])]},
+            tensor([5.0, 7.0]),
+        ),
+        Step(
+            "equal scores in two pieces: the plain mean",
+            {"pieces": [piece([2], [[3, 0]]), piece([2, 2], [[6, 3], [0, 3]])]},
+            tensor([3.0, 2.0]),
+        ),
+        Step(
+            "the largest score comes last",
+            {"pieces": [piece([0, 1], [[4], [8]]), piece([3], [[-2]])]},
+            softmax_average,
+        ),
+        Step(
+            "the largest score comes first, then a smaller one, then a middle one",
+            {"pieces": [piece([4], [[5]]), piece([1, 0], [[90], [20]]), piece([3], [[-7]])]},
+            softmax_average,
+        ),
+        Step(
+            "scores around 1000: no overflow",
+            {"pieces": [piece([1000], [[2]]), piece([1001, 999], [[4], [9]])]},
+            softmax_average,
+        ),
+    ),
+    wrong=(
+        Wrong("the sum of the exponentials is not corrected", "total * shrink", "total"),
+        Wrong("the weighted sum is not corrected", "weighted * shrink", "weighted"),
+        Wrong(
+            "the largest score is not remembered: the last piece alone counts",
+            "        top = new_top",
+            "        pass",
+        ),
+        Wrong(
+            "the mean of the pieces' averages: a piece counts by its share of the exponentials",
+            """
+            def streamed_average(pieces):
+                return sum(s.softmax(0) @ v for s, v in pieces) / len(pieces)
+            """,
+        ),
+        Wrong(
+            "exponentials without the largest score taken off overflow",
+            """
+            def streamed_average(pieces):
+                total = sum(scores.exp().sum() for scores, _ in pieces)
+                return sum(scores.exp() @ values for scores, values in pieces) / total
+            """,
+        ),
+        Wrong("weighted, but not divided by the sum", "weighted / total", "weighted"),
+    ),
+)
+
+
+def causal_by_torch(query, key, value, size):
+    """All queries at once."""
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+ROWS = tensors(
+    query=[[1, 0], [0, 2], [1, 1], [2, 0], [0, 1]],
+    key=[[0, 1], [2, 0], [1, 1], [0, 3], [3, 1]],
+    value=[[1, 0, 2], [0, 4, 1], [5, 0, 0], [0, 3, 7], [8, 1, 0]],
+)
+
+
+def first(count):
+    return {name: rows[:count] for name, rows in ROWS.items()}
+
+
+CHUNKS = Exercise(
+    id="15.3",
+    title="Broken Transformer: good for one chunk",
+    kind="mend",
+    difficulty=2,
+    minutes=12,
+    task="""
+        Causal attention, `size` queries at a time: only `size` rows of scores exist at once.
+        **Symptom:** texts no longer than a chunk are right; in longer ones the later chunks have
+        forgotten nearly everything. **Tool:** compare with all queries at once, row by row, and
+        print the mask of the second chunk.
+        """,
+    stub='''
+        def attend_in_chunks(query, key, value, size):
+            """query, key (length, d_k), value (length, d_v) -> (length, d_v)."""
+            rows = []
+            for start in range(0, len(query), size):
+                scores = query[start : start + size] @ key.T / key.size(1) ** 0.5
+                future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+                rows.append(scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ value)
+            return torch.cat(rows)
+        ''',
+    hints=(
+        "Row 0 of a chunk is not position 0 of the text. Which position is it?",
+        "row r of the chunk is position start + r; it may see the keys 0 to start + r",
+        "triu(k) keeps the entries with column - row >= k",
+    ),
+    solution="""
+        def attend_in_chunks(query, key, value, size):
+            rows = []
+            for start in range(0, len(query), size):
+                scores = query[start : start + size] @ key.T / key.size(1) ** 0.5
+                future = torch.ones_like(scores, dtype=torch.bool).triu(1 + start)
+                rows.append(scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ value)
+            return torch.cat(rows)
+        """,
+    explanation="""
+        Wherever a part of the queries meets all keys, the mask's diagonal moves: in chunks, behind
+        a memory, and with a cache. A triangle drawn from the corner fits the first part alone.
+        """,
+    steps=(
+        Step("one query, chunks of two", {**first(1), "size": 2}, causal_by_torch),
+        Step("two queries in one chunk", {**first(2), "size": 2}, causal_by_torch),
+        Step("three queries, one at a time", {**first(3), "size": 1}, causal_by_torch),
+        Step(
+            "five queries, chunks of two: the last is shorter", {**ROWS, "size": 2}, causal_by_torch
+        ),
+    ),
+    wrong=(
+        Wrong("the mask still starts anew in each chunk", "1 + start", "1"),
+        Wrong("a position must see itself", "1 + start", "start"),
+        Wrong("the whole chunk is shown, its future too", "1 + start", "size + start"),
+        Wrong("nothing is hidden at all", "future, -torch.inf", "future, 0.0"),
+        Wrong(
+            "only the chunk's own keys are seen: what came before is lost",
+            """
+            def attend_in_chunks(query, key, value, size):
+                attend = F.scaled_dot_product_attention
+                cut = zip(query.split(size), key.split(size), value.split(size))
+                return torch.cat([attend(q, k, v, is_causal=True) for q, k, v in cut])
+            """,
+        ),
+    ),
+)

@@ -1,0 +1,303 @@
+"""Exercises of lesson 20: Transformer-XL."""
+
+import torch
+from torch import tensor
+
+from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, tensors
+
+
+def earliest_seen(layers, memory, segment):
+    """Walk back layer by layer: the earliest position whose input reaches the newest token.
+
+    Segments of `segment` tokens; a layer reads its segment and the `memory` positions before it.
+    """
+    reached = newest = 100 * segment - 1
+    for _ in range(layers):
+        reached = max(0, reached // segment * segment - memory)
+    return newest - reached
+
+
+def reach_by_walking():
+    """What the predictions come to."""
+    return {
+        "one layer, no memory": earliest_seen(1, 0, 4),
+        "three layers, no memory": earliest_seen(3, 0, 4),
+        "one layer, memory of 4": earliest_seen(1, 4, 4),
+        "three layers, memory of 4": earliest_seen(3, 4, 4),
+        "keys that a query of the segment's end meets, memory of 4": len(range(100 - 8, 100)),
+        "distance of the farthest key it meets": 7,
+    }
+
+
+REACH = Exercise(
+    id="20.1",
+    title="How far back?",
+    kind="predict",
+    difficulty=1,
+    minutes=8,
+    task="""
+        A long text is read in segments of 4 tokens. Take the **last** token of a segment far inside
+        the text. How many positions back is the farthest token that can influence what is said
+        there? Each layer reads its own segment and, with memory, the 4 positions before the
+        segment. Then two questions about one layer with memory 4: how many keys does that last
+        token meet, itself included, and how far away is the farthest?
+        """,
+    stub="""
+        reach = {
+            "one layer, no memory": ...,
+            "three layers, no memory": ...,
+            "one layer, memory of 4": ...,
+            "three layers, memory of 4": ...,
+            "keys that a query of the segment's end meets, memory of 4": ...,
+            "distance of the farthest key it meets": ...,
+        }
+        """,
+    hints=(
+        "Without memory nothing crosses the segment's border, however many layers there are.",
+        "Each layer with memory reaches one more segment back.",
+        "3 back to the segment's start; then 4 more for each layer: 3 + 4 * layers",
+    ),
+    solution="""
+        reach = {
+            "one layer, no memory": 3,
+            "three layers, no memory": 3,
+            "one layer, memory of 4": 7,
+            "three layers, memory of 4": 15,
+            "keys that a query of the segment's end meets, memory of 4": 8,
+            "distance of the farthest key it meets": 7,
+        }
+        """,
+    explanation="""
+        A memory holds what a layer below made of the last segment, and that was made with the
+        memory before it. So the reach grows with the layers, while each layer pays for 8 keys only.
+        """,
+    steps=parts(reach_by_walking),
+    wrong=(
+        Wrong(
+            "the last of 4 has three before it",
+            'one layer, no memory": 3',
+            'one layer, no memory": 4',
+        ),
+        Wrong(
+            "without memory layers do not help across the border",
+            'three layers, no memory": 3',
+            'three layers, no memory": 11',
+        ),
+        Wrong(
+            "the own segment's 3, and 4 more",
+            'one layer, memory of 4": 7',
+            'one layer, memory of 4": 4',
+        ),
+        Wrong(
+            "the own segment counts without itself",
+            'one layer, memory of 4": 7',
+            'one layer, memory of 4": 8',
+        ),
+        Wrong("each layer reaches a segment farther", "15", "7"),
+        Wrong("the memory is added each time, the own segment once", "15", "21"),
+        Wrong(
+            "4 of the memory and 4 of the segment",
+            'meets, memory of 4": 8',
+            'meets, memory of 4": 4',
+        ),
+        Wrong("8 keys have the distances 0 to 7", 'meets": 7', 'meets": 8'),
+    ),
+)
+
+
+def shift_by_loop(scores):
+    """Entry by entry: key j of query i belongs to column j + query_len - 1 - i."""
+    query_len, distances = scores.shape
+    shifted = torch.zeros_like(scores)
+    for i in range(query_len):
+        for j in range(distances):
+            column = j + query_len - 1 - i
+            if column < distances:
+                shifted[i, j] = scores[i, column]
+    return shifted
+
+
+SHIFT = Exercise(
+    id="20.2",
+    title="The relative shift",
+    kind="write",
+    difficulty=3,
+    minutes=20,
+    task="""
+        `scores[i, c]` is query i's score for the c-th largest distance; the columns mean the same
+        for each row. Wanted is a table by key. The last query is at the end of the text, so for it
+        column c belongs to key c. The row above is one step earlier: each key is one nearer, so its
+        row moves left by one place, the row above that by two, and so on. What comes in at the
+        right (keys ahead of the query) is 0. Loops are welcome; without any it is a stretch.
+        """,
+    stub='''
+        def shift_rows(scores):
+            """scores (query_len, distances) -> the same shape, by key."""
+            return ...
+        ''',
+    hints=(
+        "By how many places does row i of n rows move?",
+        "row i moves left by n - 1 - i: out[i, j] = scores[i, j + n - 1 - i], or 0 beyond the end",
+        "without loops: torch.gather with the index j + n - 1 - i, then fill what lies beyond by 0",
+    ),
+    solution="""
+        def shift_rows(scores):
+            n, distances = scores.shape
+            column = torch.arange(distances) + n - 1 - torch.arange(n)[:, None]
+            inside = column < distances
+            return scores.gather(1, column.clamp(max=distances - 1)) * inside
+        """,
+    explanation="""
+        The library does it by reading the padded table with rows one number too short: no index and
+        no loop. The zeros are never used, because a causal mask hides the keys ahead.
+        """,
+    steps=(
+        Step("one query: nothing moves", tensors(scores=[[5, 7, 9]]), shift_by_loop),
+        Step(
+            "two queries: the first moves by one",
+            tensors(scores=[[1, 2, 3], [4, 5, 6]]),
+            shift_by_loop,
+        ),
+        Step(
+            "three queries, five distances",
+            tensors(scores=[[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 13, 14, 15]]),
+            shift_by_loop,
+        ),
+        Step(
+            "as many queries as distances",
+            tensors(scores=[[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]),
+            shift_by_loop,
+        ),
+    ),
+    wrong=(
+        Wrong(
+            "the first row moves most, not the last",
+            "n - 1 - torch.arange(n)[:, None]",
+            "torch.arange(n)[:, None]",
+        ),
+        Wrong("one place too far: the last row must stay", "+ n - 1 -", "+ n -"),
+        Wrong(
+            "moved to the right, not to the left",
+            """
+            def shift_rows(scores):
+                shifted = torch.zeros_like(scores)
+                n, distances = scores.shape
+                for i in range(n):
+                    step = n - 1 - i
+                    shifted[i, step:] = scores[i, : distances - step]
+                return shifted
+            """,
+        ),
+        Wrong(
+            "what leaves on the left comes back on the right: it must be 0",
+            "column.clamp(max=distances - 1)) * inside",
+            "column % distances)",
+        ),
+        Wrong("beyond the end stands the last score, not 0", ")) * inside", "))"),
+        Wrong(
+            "nothing is moved",
+            "scores.gather(1, column.clamp(max=distances - 1)) * inside",
+            "scores",
+        ),
+    ),
+)
+
+
+def remembered_by_numbers(memory, segment, memory_len):
+    """The newest `memory_len` positions of both together, as plain numbers."""
+    both = [*memory.tolist(), *segment.tolist()]
+    kept = both[len(both) - memory_len :] if memory_len < len(both) else both
+    return tensor(kept)
+
+
+def gradient_of_segment(answer, memory, segment, memory_len):
+    """Whether a loss on the memory would reach back into the segment that made it."""
+    return answer(memory, segment.requires_grad_(), memory_len).requires_grad
+
+
+MEMORY = Exercise(
+    id="20.3",
+    title="Broken Transformer-XL: each segment slower than the last",
+    kind="mend",
+    difficulty=2,
+    minutes=12,
+    task="""
+        After a segment a layer remembers the newest `memory_len` of what it has read, old memory
+        included. **Symptom:** each training step takes longer and more storage than the one before,
+        until `backward` complains of a graph that is gone; and with a memory longer than a segment
+        the model knows less than it should. **Tool:** print the memory's length and `requires_grad`
+        after each of four segments. A `memory_len` of 0 remembers nothing.
+        """,
+    stub='''
+        def remember(memory, segment, memory_len):
+            """memory (old, width), segment (length, width) -> (at most memory_len, width)."""
+            return segment[-memory_len:]
+        ''',
+    hints=(
+        "Two mistakes: what is kept, and what hangs on it.",
+        "keep the newest memory_len of memory and segment together; detach() cuts the graph",
+        "join = torch.cat([memory, segment]); start at len(join) - memory_len, not below 0",
+    ),
+    solution="""
+        def remember(memory, segment, memory_len):
+            both = torch.cat([memory, segment]).detach()
+            return both[max(0, len(both) - memory_len) :]
+        """,
+    explanation="""
+        Without detach each memory holds the graph of the segment before it, and so of all segments:
+        that is backpropagation through the whole text. And x[-0:] is everything, an old trap.
+        """,
+    steps=(
+        Step(
+            "no old memory",
+            {**tensors(memory=[[1, 1]], segment=[[2, 5], [3, 6]]), "memory_len": 2},
+            remembered_by_numbers,
+        ),
+        Step(
+            "a memory longer than the segment",
+            {**tensors(memory=[[1, 4], [7, 8], [9, 9]], segment=[[2, 5], [3, 6]]), "memory_len": 4},
+            remembered_by_numbers,
+        ),
+        Step(
+            "fewer have been read than it could hold",
+            {**tensors(memory=[[7, 8]], segment=[[2, 5], [3, 6]]), "memory_len": 5},
+            remembered_by_numbers,
+        ),
+        Step(
+            "memory_len = 0: nothing, of shape (0, 2)",
+            {**tensors(memory=[[7, 8]], segment=[[2, 5], [3, 6]]), "memory_len": 0},
+            torch.zeros(0, 2),
+        ),
+        Step(
+            "no gradient goes back into the segment",
+            {**tensors(memory=[[1, 4]], segment=[[2, 5], [3, 6]]), "memory_len": 2},
+            False,
+            gradient_of_segment,
+        ),
+    ),
+    wrong=(
+        Wrong("still tied to the graph: detach", ".detach()", ""),
+        Wrong("only the newest segment is kept", "torch.cat([memory, segment])", "segment"),
+        Wrong(
+            "the oldest were kept, not the newest",
+            "[max(0, len(both) - memory_len) :]",
+            "[:memory_len]",
+        ),
+        Wrong(
+            "[-0:] is everything, not nothing",
+            "[max(0, len(both) - memory_len) :]",
+            "[-memory_len:]",
+        ),
+        Wrong(
+            "a negative start counts from the end",
+            "max(0, len(both) - memory_len)",
+            "len(both) - memory_len",
+        ),
+        Wrong("the segment comes after the memory", "[memory, segment]", "[segment, memory]"),
+        Wrong(
+            "memory_len old ones and the whole segment",
+            "len(both) - memory_len)",
+            "len(memory) - memory_len)",
+        ),
+    ),
+)
