@@ -223,3 +223,119 @@ def extend_beam(tokens, log_probs, logits):
     n = len(tokens)
     p = torch.div(i[:n], logits.shape[1], rounding_mode="floor")
     return torch.hstack([tokens[p], (i[:n] - p * logits.shape[1])[:, None]]), v[:n]
+
+
+def streamed_average(pieces):
+    log_total, average = torch.tensor(-torch.inf), 0.0
+    for scores, values in pieces:
+        log_piece = scores.logsumexp(0)
+        both = torch.logaddexp(log_total, log_piece)
+        old, new = (log_total - both).exp(), (log_piece - both).exp()
+        average = average * old + scores.softmax(0) @ values * new
+        log_total = both
+    return average
+
+
+def attend_in_chunks(query, key, value, size):
+    causal = torch.ones(len(query), len(key), dtype=torch.bool).tril()
+    pairs = zip(query.split(size), causal.split(size), strict=True)
+    return torch.cat(
+        [F.scaled_dot_product_attention(q, key, value, attn_mask=rows) for q, rows in pairs]
+    )
+
+
+def cut_by_tokens(lengths, budget):
+    batches, start = [], 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or max(lengths[start : end + 1]) * (end + 1 - start) > budget:
+            batches.append(lengths[start:end])
+            start = end
+    return batches
+
+
+def share_of_runs(translation, reference, size):
+    left = [reference[i : i + size] for i in range(len(reference) - size + 1)]
+    written = [translation[i : i + size] for i in range(len(translation) - size + 1)]
+    right = 0
+    for run in written:
+        if run in left:
+            left.remove(run)
+            right += 1
+    return right / len(written)
+
+
+def answer_loss(logits, token_ids, prompt_len):
+    log_probs = logits.log_softmax(-1)[:, :-1].gather(-1, token_ids[:, 1:, None])[..., 0]
+    return -log_probs[:, prompt_len - 1 :].mean()
+
+
+def write_on(model, token_ids, count, context):
+    columns = list(token_ids.unbind(1))
+    for _ in range(count):
+        columns.append(model(torch.stack(columns[-context:], 1))[:, -1].argmax(-1))
+    return torch.stack(columns, 1)
+
+
+def reached_in_two(layer_1, layer_2):
+    return (layer_2[:, :, None] & layer_1[None]).any(dim=1)
+
+
+def strided_mask(length, stride):
+    rows = [
+        [j <= i and (i - j <= stride or (i - j) % stride == 0) for j in range(length)]
+        for i in range(length)
+    ]
+    return torch.tensor(rows)
+
+
+def corrupt(token_ids, draw, fate, words, mask_id, pad_id):
+    inputs, labels = token_ids.clone(), torch.full_like(token_ids, -100)
+    for at in ((draw < 0.15) & (token_ids != pad_id)).nonzero():
+        at = tuple(at)
+        labels[at] = token_ids[at]
+        if fate[at] < 0.8:
+            inputs[at] = mask_id
+        elif fate[at] >= 0.9:
+            inputs[at] = words[at]
+    return inputs, labels
+
+
+def rank_by_first(hidden, token_ids):
+    means = torch.stack([h[ids != 0].mean(0) for h, ids in zip(hidden, token_ids, strict=True)])
+    return F.cosine_similarity(means, means[0], dim=-1)
+
+
+def shift_rows(scores):
+    count, width = scores.shape
+    flat = F.pad(scores, (0, count)).flatten()[count - 1 : count * (width + count) - 1]
+    return flat.view(count, -1)[:, :width]
+
+
+def remember(memory, segment, memory_len):
+    both = [*memory, *segment]
+    kept = both[-memory_len:] if memory_len else []
+    return torch.stack(kept).detach() if kept else memory[:0]
+
+
+def query_look(query, content, turn):
+    rows = []
+    for i in range(len(turn)):
+        seen = content[turn < turn[i]]
+        rows.append((query[i] @ seen.T / query.size(1) ** 0.5).softmax(-1) @ seen)
+    return torch.stack(rows)
+
+
+def content_sight(order):
+    turn = torch.empty_like(order)
+    turn[order] = torch.arange(len(order))
+    return turn[:, None] >= turn
+
+
+def one_code(logits, noise, temperature):
+    soft = F.softmax((logits + noise) / temperature, -1)
+    hard = (soft == soft.max(-1, keepdim=True).values).float()
+    return (hard - soft).detach() + soft
+
+
+def one_stream(text_ids, codes, text_vocab_size):
+    return torch.cat([text_ids, *(row + text_vocab_size for row in codes.unbind(1))], dim=1)

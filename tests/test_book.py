@@ -8,12 +8,9 @@ from itertools import pairwise
 import nbformat
 import pytest
 
-from benchmarks import multi30k
-from tfm_lib.exercises.catalogue import exercises
 from tools.lessons import (
     EXERCISE_ID,
     NOTEBOOKS,
-    ROOT,
     code_cells,
     imported,
     lesson_paths,
@@ -29,8 +26,6 @@ MAX_CODE_LINES = 30  # two to fifteen is the aim; tagged pieces and claims table
 MAX_IGNORED_SHARE = 0.25
 SECTIONS = ("claim", "your turn", "summary", "references")  # of each lesson but the first
 MACHINE_PATH = re.compile(r"/(home|root|Users|work|tmp|opt|mnt)/\w|[A-Z]:\\+Users")
-STUCK = NOTEBOOKS / "if_you_are_stuck.md"
-PAGES = [*lesson_paths(), STUCK, ROOT / "README.md", ROOT / "data" / "README.md"]
 
 every_lesson = pytest.mark.parametrize("path", lesson_paths(), ids=lambda path: path.stem)
 
@@ -123,25 +118,17 @@ def test_what_is_imported_is_used(path):
     assert imported(cells) - {node.id for node in nodes if isinstance(node, ast.Name)} == set()
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@every_lesson
 def test_links_inside_the_course_resolve(path):
-    texts = [path.read_text(encoding="utf-8")]
-    if path.suffix == ".ipynb":
-        texts = [cell.source for cell in markdown_cells(read(path))]
-    for text in texts:
-        for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(text)):
-            if not re.match(r"\w+:|#", target):
-                assert (path.parent / target.split("#")[0]).exists(), target
+    for cell in markdown_cells(read(path)):
+        assert broken_links(cell.source, path.parent) == []
 
 
-def test_the_page_for_those_who_are_stuck_leads_to_labs():
-    entries = re.findall(r"(?ms)^## \d+\. .*?(?=^## )", STUCK.read_text(encoding="utf-8"))
-    assert len(entries) == 10
-    for entry in entries:
-        ids = re.findall(r"\d\d\.\d", entry)
-        assert ids, entry
-        assert [id_ for id_ in ids if exercises()[id_].kind != "mend"] == []
-        assert set(re.findall(r"\]\((\d\d)_", entry)) == {id_[:2] for id_ in ids}
+def broken_links(text, folder):
+    """Targets of links in a Markdown text to files that do not exist."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", without_fences(text))
+    inside = [target for target in targets if not re.match(r"\w+:|#", target)]
+    return [target for target in inside if not (folder / target.split("#")[0]).exists()]
 
 
 def markdown_cells(notebook):
@@ -173,9 +160,3 @@ def printed_text(cell):
         data = output.get("data", {})
         texts += [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", "")]
     return "\n".join(texts) + "\n"
-
-
-def test_readme_shows_the_translators_that_are_recorded():
-    recorded = multi30k.recorded()
-    assert {"small", "full"} <= set(recorded)
-    assert multi30k.results_table(recorded) + "\n" in multi30k.README.read_text(encoding="utf-8")

@@ -81,6 +81,7 @@ BROKEN_AS_FILES = {
     "00_dead_link": (with_markdown("[next](01_none.ipynb)"), "links", "01_none.ipynb"),
     "00_no_table": (with_markdown("## Differs from the paper"), "sections", "no table"),
     "00_long_cell": (with_cell("\n".join(["x = 1"] * 31)), "short", "x = 1"),
+    "00_unused": (with_cell("import math"), "imported_is_used", "math"),
     "01_no_sections": (tiny_notebook(*CELLS), "sections", "no section"),
 }
 BROKEN = BROKEN_WHEN_RUN | BROKEN_AS_FILES
