@@ -182,8 +182,20 @@ def torchrun(*arguments):
     return spawn(*options, *arguments, module="torch.distributed.run")
 
 
+def with_long_lines(text, folder):
+    """The same text and a batch of three pairs, the last so long that rank 0's encodings grow."""
+    paths = []
+    for path in map(Path, text[1:]):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        long = [" ".join(lines[start:end]) for start, end in ((0, 2), (2, 4), (0, 3))]
+        paths.append(folder / path.name)
+        paths[-1].write_text("\n".join([*lines, *long]) + "\n", encoding="utf-8")
+    return "--train", *map(str, paths)
+
+
 def test_two_processes_train_as_one_does(text, tmp_path):
-    options = [*text, *TINY, "--dropout", "0", "--epochs", "1"]
+    text = with_long_lines(text, tmp_path)
+    options = [*text, *TINY, "--dropout", "0"]
     output, _ = (process := torchrun(*options, "--out", tmp_path / "two")).communicate(timeout=120)
     assert process.returncode == 0, output
     train.main([*options, "--out", str(tmp_path / "one")])

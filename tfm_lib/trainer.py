@@ -220,7 +220,8 @@ class Training:
         """
         model, alone = self.model, self.worker.world_size == 1
         if not alone:
-            model = DistributedDataParallel(model)
+            # The only buffers, encodings of positions, are as long as each worker needs them.
+            model = DistributedDataParallel(model, broadcast_buffers=False)
         saved = True
         with (
             stop_requests() if alone else contextlib.nullcontext([]) as stop,
