@@ -276,8 +276,12 @@ def write_on(model, token_ids, count, context):
     return torch.stack(columns, 1)
 
 
-def reached_in_two(layer_1, layer_2):
-    return (layer_2[:, :, None] & layer_1[None]).any(dim=1)
+def layers_needed(mask):
+    power, needed = torch.eye(len(mask)), torch.full(mask.shape, -1)
+    for layer in range(len(mask) + 1):
+        needed = torch.where((power > 0) & (needed == -1), layer, needed)
+        power = (mask.double() @ power.double()).clamp(max=1)
+    return needed
 
 
 def strided_mask(length, stride):

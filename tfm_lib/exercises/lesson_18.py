@@ -79,16 +79,19 @@ WHO = Exercise(
 )
 
 
-def two_hops_by_loop(first, second):
-    """Position by position, by the definition."""
-    size = len(first)
-    reached = torch.zeros(size, size, dtype=torch.bool)
-    for i in range(size):
-        for middle in range(size):
-            for j in range(size):
-                if first[i, middle] and second[middle, j]:
-                    reached[i, j] = True
-    return reached
+def layers_by_search(mask):
+    """From each position outwards, one layer at a time: a breadth-first search."""
+    size = len(mask)
+    needed = torch.full((size, size), -1)
+    for start in range(size):
+        front, layers = {start}, 0
+        while front:
+            for place in front:
+                needed[start, place] = layers
+            seen = {j for place in front for j in range(size) if mask[place, j]}
+            front = {j for j in seen if needed[start, j] < 0}
+            layers += 1
+    return needed
 
 
 def table(*rows):
@@ -97,77 +100,76 @@ def table(*rows):
 
 HOPS = Exercise(
     id="18.2",
-    title="What reaches you in two hops",
+    title="How many layers until it arrives?",
     kind="write",
-    difficulty=2,
-    minutes=12,
+    difficulty=3,
+    minutes=20,
     task="""
-        Layer 1 attends by one mask, layer 2 by another (True = may attend, rows are queries). After
-        both, which positions can have reached position i? Say it as one boolean mask: layer 2's
-        query i looks at some position, and that position had looked at j in layer 1.
+        Every layer of a model attends by the same mask (True = may attend, rows are queries). Find
+        for each pair the fewest layers after which something from position j can have reached
+        position i: 0 for i itself, 1 where the mask allows it, and so on; -1 where it never
+        arrives.
         """,
     stub='''
-        def reached_in_two(layer_1, layer_2):
-            """Two boolean masks (n, n) -> a boolean mask (n, n), row i for position i."""
+        def layers_needed(mask):
+            """mask: boolean (n, n), each position sees itself -> whole numbers (n, n)."""
             return ...
         ''',
     hints=(
-        "Position i asks m in layer 2, and m has asked j in layer 1. Some m is enough.",
-        "reached[i, j] = any over m of layer_2[i, m] and layer_1[m, j]",
-        "that is a matrix product of numbers, and then: is it more than 0?",
+        "Know who is reached after l layers. Who is reached after one more?",
+        "reached[i, j] after l + 1 = any over m of mask[i, m] and reached[m, j] after l",
+        "start from torch.eye; mask.float() @ reached.float() > 0; note l where it is new",
     ),
     solution="""
-        def reached_in_two(layer_1, layer_2):
-            return layer_2.float() @ layer_1.float() > 0
+        def layers_needed(mask):
+            reached = torch.eye(len(mask), dtype=torch.bool)
+            needed = torch.where(reached, 0, -1)
+            for layer in range(1, len(mask)):
+                reached = mask.float() @ reached.float() > 0
+                needed[reached & (needed < 0)] = layer
+            return needed
         """,
     explanation="""
-        The product counts the ways from j to i. The strided pattern's two sets leave no zero below
-        the diagonal, so two layers of it see all that one dense layer sees, at a fraction of the
-        pairs. The order matters: the layer nearer to the output comes first in the product.
+        Dense causal attention needs one layer for all, a window of w about n / w, and either
+        pattern of this lesson two. More than n - 1 layers are never needed: a way that visits a
+        position twice can be cut short.
         """,
     steps=(
+        Step("one position", {"mask": table("x")}, tensor([[0]])),
+        Step("the second sees the first", {"mask": table("x.", "xx")}, tensor([[0, -1], [1, 0]])),
         Step(
-            "each sees itself in both layers: nothing else arrives",
-            {"layer_1": table("x.", ".x"), "layer_2": table("x.", ".x")},
-            table("x.", ".x"),
+            "each sees the one before: four in a row",
+            {"mask": table("x...", "xx..", ".xx.", "..xx")},
+            layers_by_search,
         ),
         Step(
-            "layer 2 looks one back; layer 1 only at itself",
-            {"layer_1": table("x..", ".x.", "..x"), "layer_2": table("x..", "xx.", ".x.")},
-            table("x..", "xx.", ".x."),
+            "every second one: the others never arrive",
+            {"mask": table("x....", ".x...", "x.x..", ".x.x.", "x.x.x")},
+            layers_by_search,
         ),
         Step(
-            "layer 1 looks at the start, layer 2 one back",
-            {"layer_1": table("x..", "x..", "x.x"), "layer_2": table("x..", "x..", ".xx")},
-            lambda layer_1, layer_2: two_hops_by_loop(layer_2, layer_1),
-        ),
-        Step(
-            "several ways are still one: boolean",
-            {
-                "layer_1": table("x...", "xx..", "xxx.", "x..x"),
-                "layer_2": table("x...", "xx..", ".xx.", "x.xx"),
-            },
-            lambda layer_1, layer_2: two_hops_by_loop(layer_2, layer_1),
+            "the strided pattern, seven positions, stride 3",
+            {"mask": set_mask(7, *strided_sets(3))},
+            layers_by_search,
         ),
     ),
     wrong=(
+        Wrong("one layer too few: the mask itself is 1", "= layer", "= layer - 1"),
         Wrong(
-            "the layers the wrong way round",
-            "layer_2.float() @ layer_1.float()",
-            "layer_1.float() @ layer_2.float()",
+            "the last layer at which it arrives, not the first",
+            "reached & (needed < 0)",
+            "reached",
         ),
+        Wrong("the search ends after two layers", "range(1, len(mask))", "range(1, 3)"),
+        Wrong("what never arrives is -1", "return needed", "return needed.clamp(min=0)"),
+        Wrong("rows are queries: do not transpose", "mask.float()", "mask.T.float()"),
         Wrong(
-            "what either layer sees in one hop",
-            "layer_2.float() @ layer_1.float() > 0",
-            "layer_2 | layer_1",
+            "one layer alone: nothing comes over a second hop",
+            """
+            def layers_needed(mask):
+                return torch.where(mask, 1, -1).masked_fill(torch.eye(len(mask)).bool(), 0)
+            """,
         ),
-        Wrong("what both layers see", "layer_2.float() @ layer_1.float() > 0", "layer_2 & layer_1"),
-        Wrong(
-            "numbers of ways, not a mask",
-            "layer_2.float() @ layer_1.float() > 0",
-            "layer_2.float() @ layer_1.float()",
-        ),
-        Wrong("rows are queries: do not transpose", "layer_1.float()", "layer_1.float().T"),
     ),
 )
 
@@ -186,9 +188,8 @@ COLUMN = Exercise(
     task="""
         The strided pattern as one mask: the last `stride` positions and oneself, and those a
         multiple of `stride` before. **Symptom:** on pictures whose rows are `stride` long, the
-        model copies what stands above in the first column and nowhere else. **Tool:** print one row
-        of the mask as `stride` columns: `mask[13].view(-1, stride).int()`, with 0 for what is
-        missing.
+        model copies what stands above in the first column and nowhere else. **Tool:** look at two
+        rows as pictures: `mask[13, :12].view(4, 3).int()` for a stride of 3, then `mask[14, :12]`.
         """,
     stub='''
         def strided_mask(length, stride):
