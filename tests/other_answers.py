@@ -253,15 +253,11 @@ def cut_by_tokens(lengths, budget):
     return batches
 
 
-def share_of_runs(translation, reference, size):
-    left = [reference[i : i + size] for i in range(len(reference) - size + 1)]
-    written = [translation[i : i + size] for i in range(len(translation) - size + 1)]
-    right = 0
-    for run in written:
-        if run in left:
-            left.remove(run)
-            right += 1
-    return right / len(written)
+def translate_all(texts, translate, batch_size):
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    written = [text for batch in batches for text in translate([texts[i] for i in batch])]
+    return [written[order.index(i)] for i in range(len(texts))]
 
 
 def answer_loss(logits, token_ids, prompt_len):

@@ -172,97 +172,138 @@ CUT = Exercise(
 )
 
 
-def matches_by_sacrebleu(translation, reference, size):
-    """The same share as sacrebleu counts it."""
-    return score_of(" ".join(translation), " ".join(reference)).precisions[size - 1] / 100
+def shout(batch):
+    """A translator whose work can be told from every other one's."""
+    return [text.upper() for text in batch]
 
 
-def sentences(translation, reference, size):
-    return {"translation": translation.split(), "reference": reference.split(), "size": size}
+def count_longest(batch):
+    """How many characters the batch's longest text has: what all of it is padded to."""
+    return [f"{text} {max(map(len, batch))}" for text in batch]
 
 
-CLIP = Exercise(
+def one_by_one(texts, translate, batch_size):
+    """Each text alone: nothing can be mixed up."""
+    return [translate([text])[0] for text in texts]
+
+
+RESTORE = Exercise(
     id="16.3",
-    title="Broken score: the same word again and again",
+    title="Broken order: right for two lines, wrong for three",
     kind="mend",
     difficulty=2,
     minutes=12,
     task="""
-        The share of a translation's runs of `size` words that stand in the reference, one part of
-        BLEU. **Symptom:** `the the the` gets full marks. **Tool:** count the runs of both sides
-        with `collections.Counter` and print them side by side. Mend it for every size.
+        To pad little, a translator sorts the texts by length, translates batch after batch, and
+        puts the results back into the order in which the texts came. **Symptom:** each translation
+        is good, but from three lines on it may stand beside another line's source. **Tool:** a
+        `translate` that only writes its text in capitals, and `order` printed for `["ccc", "a",
+        "bb"]`. Batches must still hold texts of like length.
         """,
     stub='''
-        def share_of_runs(translation, reference, size):
-            """translation, reference: lists of words -> matching runs / runs of the translation."""
-
-            def runs(words):
-                return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
-
-            known = runs(reference)
-            return sum(run in known for run in runs(translation)) / len(runs(translation))
+        def translate_all(texts, translate, batch_size):
+            """translate: at most batch_size texts -> their translations, in that order."""
+            order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+            written = []
+            for start in range(0, len(order), batch_size):
+                written += translate([texts[i] for i in order[start : start + batch_size]])
+            return [written[i] for i in order]
         ''',
     hints=(
-        "A run of the reference can excuse only one run of the translation.",
-        "for each run: the smaller one of its two counts",
-        "Counter(a) & Counter(b) holds the smaller counts; .total() adds them up",
+        "order[0] is the place of the shortest text. Where does written[0] belong?",
+        "written[k] is the translation of texts[order[k]]",
+        "found[order[k]] = written[k] for every k",
     ),
     solution="""
-        def share_of_runs(translation, reference, size):
-            from collections import Counter
-
-            def runs(words):
-                return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
-
-            written, known = Counter(runs(translation)), Counter(runs(reference))
-            return (written & known).total() / written.total()
+        def translate_all(texts, translate, batch_size):
+            order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+            written = []
+            for start in range(0, len(order), batch_size):
+                written += translate([texts[i] for i in order[start : start + batch_size]])
+            found = [""] * len(texts)
+            for place, text in zip(order, written, strict=True):
+                found[place] = text
+            return found
         """,
     explanation="""
-        This is the clipped, or modified, precision of Papineni et al. 2002. Taking the set of runs
-        goes too far the other way: a word that the reference repeats may be repeated.
+        Sorting is a permutation, and going back needs its inverse. Of two lines each order is its
+        own inverse, so the bug hides; `["ccc", "a", "bb"]` is the smallest case that shows it.
+        BLEU over the whole test split would only be very low, and would not say why.
         """,
     steps=(
-        Step("one word, the right one", sentences("snow", "snow", 1), matches_by_sacrebleu),
+        Step("one text", {"texts": ["a"], "translate": shout, "batch_size": 4}, ["A"]),
         Step(
-            "the same word three times",
-            sentences("the the the man", "the snow falls", 1),
-            matches_by_sacrebleu,
+            "two texts, the longer one first",
+            {"texts": ["bb", "a"], "translate": shout, "batch_size": 4},
+            one_by_one,
         ),
         Step(
-            "a word that the reference has twice",
-            sentences("a dog and a cat", "a cat and a dog", 1),
-            matches_by_sacrebleu,
+            "three texts, the longest one first",
+            {"texts": ["ccc", "a", "bb"], "translate": shout, "batch_size": 4},
+            one_by_one,
         ),
         Step(
-            "pairs", sentences("a dog and a cat", "a cat and a dog runs", 2), matches_by_sacrebleu
+            "five texts in batches of two",
+            {
+                "texts": ["dddd", "a", "eeeee", "bb", "ccc"],
+                "translate": shout,
+                "batch_size": 2,
+            },
+            one_by_one,
         ),
         Step(
-            "a translation shorter than the reference",
-            sentences("the man", "the old man walks", 1),
-            matches_by_sacrebleu,
+            "texts of like length share a batch",
+            {"texts": ["dddd", "a", "ccc", "bb"], "translate": count_longest, "batch_size": 2},
+            ["dddd 4", "a 2", "ccc 4", "bb 2"],
         ),
     ),
     wrong=(
         Wrong(
-            "still not clipped: each repetition counts",
-            "(written & known).total()",
-            "sum(n for run, n in written.items() if run in known)",
+            "left in the sorted order",
+            """
+            def translate_all(texts, translate, batch_size):
+                texts = sorted(texts, key=len)
+                starts = range(0, len(texts), batch_size)
+                return [t for s in starts for t in translate(texts[s : s + batch_size])]
+            """,
         ),
         Wrong(
-            "the set of runs: what the reference repeats may be repeated",
-            "(written & known).total()",
-            "len(written & known)",
+            "the permutation once more instead of its inverse",
+            """
+            def translate_all(texts, translate, batch_size):
+                order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+                written = []
+                for start in range(0, len(order), batch_size):
+                    written += translate([texts[i] for i in order[start : start + batch_size]])
+                return [written[place] for place in order]
+            """,
         ),
         Wrong(
-            "different runs over different runs: repetitions are no longer punished",
-            "(written & known).total() / written.total()",
-            "len(written & known) / len(written)",
+            "not sorted any more: a short text is padded to a long one",
+            "sorted(range(len(texts)), key=lambda i: len(texts[i]))",
+            "list(range(len(texts)))",
         ),
-        Wrong("divided by the reference's runs: that is recall", "/ written", "/ known"),
         Wrong(
-            "single words, whatever the size",
-            "words[i : i + size]) for i in range(len(words) - size + 1)",
-            "words[i : i + 1]) for i in range(len(words))",
+            "all texts in one batch: batch_size is not kept",
+            """
+            def translate_all(texts, translate, batch_size):
+                order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+                written = dict(zip(order, translate([texts[i] for i in order]), strict=True))
+                return [written[i] for i in range(len(texts))]
+            """,
+        ),
+        Wrong(
+            "the last batch, not full, is lost",
+            """
+            def translate_all(texts, translate, batch_size):
+                order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+                found = [""] * len(texts)
+                for start in range(0, len(order) - batch_size + 1, batch_size):
+                    chosen = order[start : start + batch_size]
+                    for i, text in zip(chosen, translate([texts[i] for i in chosen]), strict=True):
+                        found[i] = text
+                return found
+            """,
         ),
     ),
 )
