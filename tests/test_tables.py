@@ -13,6 +13,15 @@ def test_a_table_has_a_plain_and_a_markdown_form():
     )
 
 
+def test_a_page_shows_angle_brackets_as_they_are():
+    table = Table(("token",), [("<pad>",), ("`<pad>` <bos>",), ("$a<b$ $5",)])
+    *_, plain, code, formula = table._repr_markdown_().split("\n")
+    assert plain == "| &lt;pad> |"
+    assert code == "| `<pad>` &lt;bos> |"
+    assert formula == "| $a<b$ $5 |"
+    assert "<pad>" in repr(table)
+
+
 def test_rows_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"\['x'\] has 1 cells, header \['a', 'b'\] 2"):
         Table(("a", "b"), [("x",)])

@@ -1,5 +1,6 @@
 """Tables that a lesson shows: plain text for a terminal, Markdown for a notebook page."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,4 +67,6 @@ def claims_table(*claims: Claim) -> Table:
 
 
 def _escape(cell: str) -> str:
+    # A page would take <pad> for HTML and show nothing; in code and formulas it stands as it is.
+    cell = re.sub(r"(`[^`]*`|\$[^$]*\$)|<", lambda found: found[1] or "&lt;", cell)
     return cell.replace("|", "\\|").replace("\n", "<br>")
