@@ -217,20 +217,41 @@ class MultiHeadAttention(nn.Module):
         return mine.train(module.training)
 
 
+class AttentionModule(nn.Module):
+    """Any attention function as a module, so that `record_attention` finds it."""
+
+    def __init__(self, function: AttentionFunction) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.function(query, key, value, mask)
+
+
+RECORDABLE = Attention, MultiHeadAttention, AttentionModule
+
+
+def recordable(attention: AttentionFunction) -> nn.Module:
+    """The same attention function as a module that `record_attention` finds."""
+    return attention if isinstance(attention, RECORDABLE) else AttentionModule(attention)
+
+
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """Collect the weights of every forward pass inside the `with` block, without a second pass.
 
-    Yields a dictionary: the name of each `Attention` or `MultiHeadAttention` in the model -> its
-    weights, one detached tensor a call, in order. Raises ValueError if the model holds none.
+    Yields a dictionary: the name of each `Attention`, `MultiHeadAttention` or `recordable` function
+    in the model -> its weights, one detached tensor a call, in order. Raises ValueError if the
+    model holds none.
     """
     layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, Attention | MultiHeadAttention)
+        name: module for name, module in model.named_modules() if isinstance(module, RECORDABLE)
     }
     if not layers:
-        raise ValueError(f"{type(model).__name__} holds no Attention and no MultiHeadAttention")
+        name = type(model).__name__
+        raise ValueError(f"{name} holds no Attention, MultiHeadAttention or recordable function")
     maps: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def keep(name: str) -> Callable[..., None]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tfm_lib.attention import Attention, AttentionFunction, MultiHeadAttention
+from tfm_lib.attention import AttentionFunction, recordable
 from tfm_lib.recurrent import GRU, Bidirectional
 
 
@@ -127,7 +127,7 @@ class AttentionDecoder(Decoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(vocab_size, embed_size, hidden_size, dropout=dropout)
-        self.attention = _recordable(attention)
+        self.attention = recordable(attention)
         self.combine = nn.Linear(2 * hidden_size, hidden_size, bias=False)  # W_c, equation 5
 
     def start(self, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,24 +193,6 @@ class RecurrentStep:
 
     def reorder(self, rows: Tensor) -> None:
         self.state = tuple(part[rows] for part in self.state)
-
-
-class _Recordable(Attention):
-    """Any attention function as a module, so that `record_attention` finds its weights."""
-
-    def __init__(self, function: AttentionFunction) -> None:
-        nn.Module.__init__(self)  # the function scores and averages: there is no score to keep
-        self.function = function
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        return self.function(query, key, value, mask)
-
-
-def _recordable(attention: AttentionFunction) -> nn.Module:
-    known = isinstance(attention, Attention | MultiHeadAttention)
-    return attention if known else _Recordable(attention)
 
 
 def _check_ids(name: str, token_ids: Tensor, embedding: nn.Embedding) -> None:
