@@ -74,6 +74,17 @@ def test_every_pair_comes_once_in_batches_within_the_limit():
     assert len(epoch) < 2 * sum(len(row[1]) for row in rows) / 90  # and the batches are full
 
 
+def test_batches_are_of_like_length_by_the_longer_side():
+    texts = (
+        [" ".join("x" * (i % 7)) for i in range(91)],
+        [" ".join("x" * (i % 13)) for i in range(91)],
+    )
+    codec = Codec.build(["x"], WordTokenizer())
+    found = TokenBatches(Pairs(*texts, ["text"] * 91), codec, batch_tokens=60, max_tokens=99)
+    lengths = [[max(map(len, row)) for row in batch] for batch in found.epoch(1)]
+    assert sum(len(batch) * max(batch) for batch in lengths) < 1.05 * sum(map(sum, lengths))
+
+
 def test_an_epoch_depends_on_seed_and_number_alone():
     found = batches()
     assert found.epoch(2) == batches().epoch(2)

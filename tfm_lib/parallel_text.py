@@ -55,8 +55,9 @@ def read_pairs(src_path: str | Path, tgt_path: str | Path) -> tuple[Pairs, int]:
 class TokenBatches:
     """Lists of (source ids, target ids), about `batch_tokens` padded tokens a side each.
 
-    Sentences of like length go together, so little is padded: a shuffled epoch is sorted by length,
-    cut, and the batches shuffled again (section 5.1 of the paper batches by length and tokens too).
+    Sentences of like length go together, so little is padded: a shuffled epoch is sorted by the
+    longer side, which leaves the shorter one free to vary, cut, and the batches shuffled again
+    (section 5.1 of the paper batches by length and tokens too).
     `epoch(n)` depends on the seed and n alone, so that a run can be resumed anywhere. Pairs with a
     side longer than `max_tokens` are left out and counted in `skipped`.
     ParallelTextError if no pair is left.
@@ -88,7 +89,7 @@ class TokenBatches:
         """The batches of one pass over all pairs, in the order in which to train on them."""
         order = random.Random(f"{self.seed}, {number}")
         rows = order.sample(self.rows, len(self.rows))
-        rows.sort(key=lambda row: (len(row[1]), len(row[0])))  # stable: ties stay shuffled
+        rows.sort(key=lambda row: max(map(len, row)))  # stable: ties stay shuffled
         batches = list(self._cut(rows))
         return order.sample(batches, len(batches))
 
