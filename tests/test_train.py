@@ -20,7 +20,7 @@ from tfm_lib.translator import Translator, build_model
 
 TINY = (
     *("--vocab-size", "420", "--d-model", "12", "--num-heads", "2", "--num-layers", "1"),
-    *("--d-ff", "14", "--batch-tokens", "250", "--warmup", "5", "--epochs", "2", "--lr", "0.01"),
+    *("--d-ff", "14", "--batch-tokens", "62", "--warmup", "5", "--epochs", "2", "--lr", "0.01"),
 )
 
 
@@ -66,7 +66,7 @@ def assert_alike(folder, other):
     assert both[0].step == both[1].step > 0
     rows = both[0].batches.rows[:80]
     losses = [
-        share_loss(run.model.eval(), rows, alone(), smoothing=0.0, precision="float32")
+        share_loss(run.model.eval(), [rows], alone(), smoothing=0.0, precision="float32")
         for run in both
     ]
     torch.testing.assert_close(*losses, rtol=1e-3, atol=0)
@@ -102,7 +102,7 @@ def test_training_lowers_the_loss(finished):
     untrained = build_model(trained.settings, len(trained.codec.vocab))
     rows = trained.batches.rows[:50]
     losses = [
-        share_loss(model.eval(), rows, alone(), smoothing=0.0, precision="float32")
+        share_loss(model.eval(), [rows], alone(), smoothing=0.0, precision="float32")
         for model in (trained.model, untrained)
     ]
     assert losses[0] < 0.8 * losses[1]
@@ -117,11 +117,11 @@ def test_the_rnn_trains_and_translates_too(text, tmp_path):
 def test_a_stopped_run_goes_on_to_the_same_weights(text, finished, tmp_path, monkeypatch, capsys):
     update, folder, seen = train.Training.train_on, tmp_path / "x", []
 
-    def stop_at_30(self, model, rows):
-        seen.append(rows)
+    def stop_at_30(self, model, batches):
+        seen.append(batches)
         if len(seen) == 30:
             os.kill(os.getpid(), signal.SIGINT)
-        return update(self, model, rows)
+        return update(self, model, batches)
 
     monkeypatch.setattr(train.Training, "train_on", stop_at_30)
     train.main([*text, *TINY, "--out", str(folder)])
@@ -157,13 +157,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(text, finished, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_the_workers_shares_add_up_to_the_whole_batch(finished, workers):
+def test_the_workers_shares_add_up_to_the_whole_step(finished, workers):
     training = train.prepare(train.parse(["--resume", "--out", str(finished)]), alone())
     model, device = training.model.double().eval(), torch.device("cpu")
-    for rows in (training.batches.rows[:7], training.batches.rows[:1]):
+    rows = training.batches.rows
+    for batches in ([rows[:3], rows[3:4], rows[4:9], rows[9:11]], [rows[:7]]):
 
-        def gradients(worker, rows=rows):
-            loss = share_loss(model, rows, worker, smoothing=0.1, precision="float32")
+        def gradients(worker, batches=batches):
+            loss = share_loss(model, batches, worker, smoothing=0.1, precision="float32")
             return torch.autograd.grad(loss, list(model.parameters()))
 
         parts = [gradients(Worker(rank, workers, device)) for rank in range(workers)]
@@ -171,10 +172,40 @@ def test_the_workers_shares_add_up_to_the_whole_batch(finished, workers):
         torch.testing.assert_close(mean, list(gradients(alone())), rtol=1e-5, atol=1e-7)
 
 
-def test_no_row_goes_to_two_workers():
-    rows = list(range(11))
-    shares = [Worker(rank, 3, torch.device("cpu")).share(rows) for rank in range(3)]
-    assert sorted(row for share in shares for row in share) == rows
+def test_the_batches_of_a_step_weigh_as_their_tokens_do(finished):
+    training = train.prepare(train.parse(["--resume", "--out", str(finished)]), alone())
+    model, rows = training.model.double().eval(), training.batches.rows[:9]
+    losses = [
+        share_loss(model, batches, alone(), smoothing=0.1, precision="float32")
+        for batches in ([rows], [rows[:2], rows[2:]], [[row] for row in rows])
+    ]
+    torch.testing.assert_close(losses, losses[:1] * 3, rtol=1e-5, atol=0)
+
+
+def test_an_epoch_takes_every_batch_once(text, tmp_path):
+    settings = train.parse([*text, *TINY, "--batches-per-step", "3", "--out", str(tmp_path / "x")])
+    training = train.prepare(settings, alone())
+    per_epoch, seen = len(training.batches.epoch(1)), []
+    assert training.epoch_steps == -(-per_epoch // 3)
+    for batches in training.remaining():
+        seen += batches
+        training.step += 1
+    assert training.step == training.steps
+    assert seen == training.batches.epoch(1) + training.batches.epoch(2)
+    training.step = training.epoch_steps + 2
+    assert next(training.remaining()) == training.batches.epoch(2)[6:9]
+
+
+def test_no_batch_goes_to_two_workers():
+    batches = list(range(11))
+    shares = [Worker(rank, 3, torch.device("cpu")).share(batches) for rank in range(3)]
+    assert sorted(batch for share in shares for batch in share) == batches
+
+
+def test_more_workers_than_batches_are_refused(finished):
+    many = Worker(0, 5, torch.device("cpu"))
+    with pytest.raises(RunError, match="5 workers cannot share 4 batches a step: ask for --batc"):
+        train.prepare(train.parse(["--resume", "--out", str(finished)]), many)
 
 
 def torchrun(*arguments):
@@ -183,11 +214,11 @@ def torchrun(*arguments):
 
 
 def with_long_lines(text, folder):
-    """The same text and a batch of three pairs, the last so long that rank 0's encodings grow."""
+    """The same text and five pairs so long that the encodings grow at whoever reads one first."""
     paths = []
     for path in map(Path, text[1:]):
         lines = path.read_text(encoding="utf-8").splitlines()
-        long = [" ".join(lines[start:end]) for start, end in ((0, 2), (2, 4), (0, 3))]
+        long = [" ".join(lines[start : start + 3]) for start in range(5)]
         paths.append(folder / path.name)
         paths[-1].write_text("\n".join([*lines, *long]) + "\n", encoding="utf-8")
     return "--train", *map(str, paths)

@@ -25,7 +25,7 @@ MODELS = ("transformer", "rnn")
 PRECISIONS = ("float32", "bfloat16")
 COUNTS = (
     *("vocab_size", "d_model", "num_heads", "num_layers", "d_ff"),
-    *("batch_tokens", "max_tokens", "epochs", "warmup"),
+    *("batch_tokens", "batches_per_step", "max_tokens", "epochs", "warmup"),
 )
 
 
@@ -54,7 +54,8 @@ class Settings:
     d_ff: int = 512
     dropout: float = 0.2
     norm_first: bool = True
-    batch_tokens: int = 2000  # padded tokens a side in a batch, at most
+    batch_tokens: int = 500  # padded tokens a side in a batch, at most
+    batches_per_step: int = 4  # each of another length
     max_tokens: int = 100  # longer sentences are left out
     epochs: int = 12
     lr: float = 3e-3

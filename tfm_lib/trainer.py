@@ -1,12 +1,16 @@
 """A training run on one process or several, saved so that it can be killed and resumed.
 
+A step takes several batches. Each is of like lengths, so that little is padded; together they are
+of many, so that no step learns from short sentences alone. Workers, one or more, share a step's
+batches out and add up their gradients: the run stays the same but for rounding.
+
 A step's random numbers depend on the seed and the step alone, and so do its sentences. So a run
-that was killed and resumed ends with the weights of one that never stopped. Several workers share
-each batch's sentences out and add up their gradients: the run stays the same but for rounding.
+that was killed and resumed ends with the weights of one that never stopped.
 """
 
 import contextlib
 import hashlib
+import math
 import os
 import signal
 import time
@@ -62,9 +66,9 @@ class Worker:
         """Whether this is the one that writes files and prints."""
         return self.rank == 0
 
-    def share(self, rows: list) -> list:
-        """This worker's rows of a batch: no row goes to two workers."""
-        return rows[self.rank :: self.world_size]
+    def share(self, batches: list) -> list:
+        """This worker's batches of a step: no batch goes to two workers."""
+        return batches[self.rank :: self.world_size]
 
 
 @contextlib.contextmanager
@@ -117,22 +121,29 @@ def wait_for_others(worker: Worker) -> None:
 
 
 def share_loss(
-    model: nn.Module, rows: list, worker: Worker, *, smoothing: float, precision: str
+    model: nn.Module, batches: list, worker: Worker, *, smoothing: float, precision: str
 ) -> Tensor:
-    """This worker's part of the batch's mean loss a token.
+    """This worker's part of the mean loss a token of a step's batches.
 
-    The workers' gradients are averaged, so each part is weighted by its share of the batch's target
-    tokens times the number of workers: together that is the gradient of one process with all rows.
+    The workers' gradients are averaged, so each batch is weighted by its share of the step's target
+    tokens times the number of workers: together that is the gradient of one process with them all.
     """
-    counts = [sum(len(target) - 1 for _, target in part) for part in (worker.share(rows), rows)]
-    sources, targets = zip(
-        *(worker.share(rows) or rows[:1]), strict=True
-    )  # none: join with weight 0
-    src_ids, tgt_ids = pad(sources).to(worker.device), pad(targets).to(worker.device)
-    with torch.autocast(worker.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        logits = model(src_ids, tgt_ids[:, :-1])  # (batch, tgt_len - 1, vocab)
-    loss = label_smoothing_loss(logits.float(), tgt_ids[:, 1:], pad_id=0, smoothing=smoothing)
-    return loss * (worker.world_size * counts[0] / counts[1])
+    own, parts = worker.share(batches), []
+    for rows in own or [batches[0][:1]]:  # none: join with weight 0
+        sources, targets = zip(*rows, strict=True)
+        src_ids, tgt_ids = pad(sources).to(worker.device), pad(targets).to(worker.device)
+        with torch.autocast(worker.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(src_ids, tgt_ids[:, :-1])  # (batch, tgt_len - 1, vocab)
+        labels = tgt_ids[:, 1:]
+        loss = label_smoothing_loss(logits.float(), labels, pad_id=0, smoothing=smoothing)
+        weight = worker.world_size * target_tokens(rows) / sum(map(target_tokens, batches))
+        parts.append(loss * (weight if own else 0))
+    return torch.stack(parts).sum()
+
+
+def target_tokens(rows: list) -> int:
+    """The tokens of a batch that are predicted."""
+    return sum(len(target) - 1 for _, target in rows)
 
 
 class Training:
@@ -141,6 +152,11 @@ class Training:
     def __init__(
         self, settings: Settings, folder: Path, worker: Worker, codec: Codec, text: Text
     ) -> None:
+        if worker.world_size > settings.batches_per_step:
+            raise RunError(
+                f"{worker.world_size} workers cannot share {settings.batches_per_step} batches a "
+                f"step: ask for --batches-per-step {worker.world_size}"
+            )
         self.settings, self.folder, self.worker = settings, folder, worker
         self.codec, self.text = codec, text
         self.batches = TokenBatches(
@@ -150,9 +166,8 @@ class Training:
             max_tokens=settings.max_tokens,
             seed=settings.seed,
         )
-        self.epoch_steps = len(
-            self.batches.epoch(1)
-        )  # lengths decide the cuts: the same each epoch
+        # Lengths decide the cuts, so each epoch has as many batches.
+        self.epoch_steps = math.ceil(len(self.batches.epoch(1)) / settings.batches_per_step)
         self.steps = settings.epochs * self.epoch_steps
         if settings.warmup >= self.steps:
             raise RunError(f"warmup={settings.warmup} must be below the run's {self.steps} steps")
@@ -227,8 +242,8 @@ class Training:
             stop_requests() if alone else contextlib.nullcontext([]) as stop,
             tqdm(total=self.steps, initial=self.step, disable=not self.worker.writes) as bar,
         ):
-            for rows in self.remaining():
-                bar.set_postfix(loss=f"{self.train_on(model, rows):.2f}", refresh=False)
+            for batches in self.remaining():
+                bar.set_postfix(loss=f"{self.train_on(model, batches):.2f}", refresh=False)
                 bar.update()
                 if self.step % self.epoch_steps == 0:
                     self.validate()
@@ -243,12 +258,16 @@ class Training:
             )
 
     def remaining(self) -> Iterator[list]:
-        """The batches from where the run stands to its end."""
+        """The batches of each step from where the run stands to its end."""
+        per_step = self.settings.batches_per_step
         for epoch in range(self.step // self.epoch_steps, self.settings.epochs):
-            yield from self.batches.epoch(epoch + 1)[self.step - epoch * self.epoch_steps :]
+            batches = self.batches.epoch(epoch + 1)
+            taken = (self.step - epoch * self.epoch_steps) * per_step
+            for first in range(taken, len(batches), per_step):
+                yield batches[first : first + per_step]
 
-    def train_on(self, model: nn.Module, rows: list) -> float:
-        """Take one step on a batch's rows; return this worker's part of the loss."""
+    def train_on(self, model: nn.Module, batches: list) -> float:
+        """Take one step on its batches; return this worker's part of the loss."""
         start = time.perf_counter()
         self.step += 1
         model.train()
@@ -257,7 +276,7 @@ class Training:
         self.optimizer.param_groups[0]["lr"] = self.settings.lr * self.schedule(self.step)
         loss = share_loss(
             model,
-            rows,
+            batches,
             self.worker,
             smoothing=self.settings.smoothing,
             precision=self.settings.precision,
