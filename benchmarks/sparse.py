@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -28,6 +28,7 @@ from benchmarks.dates import circumstances, write
 from tfm_lib.attention import AttentionFunction, fused_attention, scaled_dot_product_attention
 from tfm_lib.language_data import Blocks, cut_blocks, hold_out, python_topics
 from tfm_lib.masks import causal_mask
+from tfm_lib.models.gpt import next_token_loss
 from tfm_lib.models.sparse_transformer import SparseTransformer
 from tfm_lib.sparse_attention import (
     fixed_attention,
@@ -131,12 +132,6 @@ def megabytes(name: str) -> dict:
     changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     peak = max(accumulate(change for _, change in sorted(changes)))
     return {"saved_mb": round(sum(kept.values()) / 1e6, 1), "peak_mb": round(peak / 1e6, 1)}
-
-
-def next_token_loss(model: nn.Module, token_ids: Tensor) -> Tensor:
-    """Mean cross-entropy in nats: token_ids (batch, length + 1) predict their own next."""
-    logits = model(token_ids[:, :-1])  # (batch, length, vocab_size)
-    return F.cross_entropy(logits.flatten(0, 1), token_ids[:, 1:].flatten())
 
 
 def image_tokens(levels: int = 8) -> tuple[Tensor, Tensor]:
