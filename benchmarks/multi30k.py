@@ -16,8 +16,9 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -26,14 +27,14 @@ from torch.nn import functional as F
 
 from benchmarks.dates import circumstances, write
 from tfm_lib.attention import MultiHeadAttention, fused_attention
-from tfm_lib.datasets import Codec, Pairs, pad
+from tfm_lib.datasets import Codec, Pairs
 from tfm_lib.multi30k import load_multi30k
 from tfm_lib.parallel_text import TokenBatches
 from tfm_lib.runs import RunError, Settings
 from tfm_lib.tokenizers import BPETokenizer
 from tfm_lib.train import load_text, start
-from tfm_lib.trainer import Training, Worker, join_workers
-from tfm_lib.training import label_smoothing_loss, update, warmup_cosine
+from tfm_lib.trainer import Training, Worker, join_workers, share_loss
+from tfm_lib.training import update, warmup_cosine
 from tfm_lib.transformer import FeedForward, Transformer
 from tfm_lib.translator import Translator, corpus_bleu, load_codec
 from tfm_lib.vocab import Vocab
@@ -48,7 +49,7 @@ SETTINGS = {
     "small": SMALL,
     "rnn": replace(SMALL, model="rnn", d_ff=256, dropout=0.2, lr=3e-3),
     "full": FULL,
-    "full en-de": replace(FULL, src="en", tgt="de"),
+    "full en-de": replace(FULL, src="en", tgt="de", num_layers=4, d_ff=256, dropout=0.3, epochs=64),
 }
 WAYS = {"greedy": 1, "beam 5": 5}  # beam sizes
 PENALTIES = (0.5, 1.0, 1.5, 2.0)  # for length: the best one on the validation split is used
@@ -187,13 +188,15 @@ SHORT = {
     "sizes": SIZES,
     "vocab_size": 2000,
     "max_tokens": 20,
-    "batch_tokens": 1000,
+    "batch_tokens": 250,
+    "batches_per_step": 4,
     "steps": 200,
     "lr": 6e-3,
     "warmup": 25,
     "smoothing": 0.1,
 }
 SEEDS = (0, 1)
+ALONE = Worker(0, 1, torch.device("cpu"))
 AVERAGED = 5  # checkpoints, the last ones, 10 steps apart
 
 
@@ -236,6 +239,36 @@ def unscaled_embeddings(model: Transformer) -> None:
         embedding.scale = 1.0
 
 
+class ShortText:
+    """The captions of the short trainings, and ways to make the batches of each step from them."""
+
+    def __init__(self) -> None:
+        train = load_multi30k("train")
+        tokenizer = BPETokenizer.train([*train.sources, *train.targets], SHORT["vocab_size"])
+        self.codec = Codec(tokenizer, Vocab(tokenizer.tokens))
+        limits = {"max_tokens": SHORT["max_tokens"]}
+        small, per_step = SHORT["batch_tokens"], SHORT["batches_per_step"]
+        self.small = TokenBatches(train, self.codec, batch_tokens=small, **limits)
+        self.large = TokenBatches(train, self.codec, batch_tokens=small * per_step, **limits)
+        self.valid = TokenBatches(load_multi30k("val"), self.codec, batch_tokens=1000, **limits)
+
+    def several_batches(self, epoch: int) -> list[list]:
+        """Several batches a step, each of like lengths: what the training command does."""
+        batches, per_step = self.small.epoch(epoch), SHORT["batches_per_step"]
+        return [batches[first : first + per_step] for first in range(0, len(batches), per_step)]
+
+    def one_batch(self, epoch: int) -> list[list]:
+        """One batch a step, of like lengths and as many tokens."""
+        return [[rows] for rows in self.large.epoch(epoch)]
+
+    def as_they_come(self, epoch: int) -> list[list]:
+        """One batch a step, of as many captions as `one_batch` has on average, of any length."""
+        rows, size = self.large.rows, len(self.large.rows) // len(self.large.epoch(epoch))
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(epoch)).tolist()
+        starts = range(0, len(order) - size + 1, size)
+        return [[[rows[i] for i in order[first : first + size]]] for first in starts]
+
+
 @dataclass(frozen=True)
 class Switch:
     """One detail changed; letter: its row in the lesson's table."""
@@ -243,7 +276,7 @@ class Switch:
     letter: str
     change: Callable[[Transformer], None] = lambda model: None
     norm_first: bool = True
-    by_tokens: bool = True
+    steps_of: Callable[[ShortText, int], list] = ShortText.several_batches
     warmup: int = SHORT["warmup"]
 
 
@@ -256,55 +289,19 @@ SWITCHES = {
     "dropout after the ReLU": Switch("C", relu_dropout),
     "sinusoids concatenated": Switch("D", concatenated_sinusoids),
     "embeddings not scaled": Switch("E", unscaled_embeddings),
-    "batches of so many captions": Switch("F", by_tokens=False),
+    "one batch a step": Switch("F", steps_of=ShortText.one_batch),
+    "one batch of so many captions": Switch("F", steps_of=ShortText.as_they_come),
     "warm-up twice as long": Switch("H", warmup=2 * SHORT["warmup"]),
 }
 AVERAGE = "average of the last checkpoints"  # of the training "as here", so it costs none
 
 
-class ShortText:
-    """The captions of the short trainings, in batches."""
-
-    def __init__(self) -> None:
-        train = load_multi30k("train")
-        tokenizer = BPETokenizer.train([*train.sources, *train.targets], SHORT["vocab_size"])
-        self.codec = Codec(tokenizer, Vocab(tokenizer.tokens))
-        limits = {key: SHORT[key] for key in ("batch_tokens", "max_tokens")}
-        self.train = TokenBatches(train, self.codec, **limits)
-        self.valid = TokenBatches(load_multi30k("val"), self.codec, **limits)
-
-    def batches(self, by_tokens: bool, seed: int) -> Iterator[list]:
-        """Batches by tokens, or of as many captions as those have on average, as they come."""
-        epoch = 0
-        while True:
-            epoch += 1
-            batches = self.train.epoch(epoch + 1000 * seed)
-            if by_tokens:
-                yield from batches
-                continue
-            rows, size = self.train.rows, len(self.train.rows) // len(batches)
-            generator = torch.Generator().manual_seed(epoch + 1000 * seed)
-            order = torch.randperm(len(rows), generator=generator).tolist()
-            for first in range(0, len(order) - size + 1, size):
-                yield [rows[i] for i in order[first : first + size]]
-
-
-def token_loss(model: nn.Module, rows: list, smoothing: float) -> Tensor:
-    sources, targets = map(pad, zip(*rows, strict=True))
-    logits = model(sources, targets[:, :-1])  # (batch, tgt_len - 1, vocab)
-    return label_smoothing_loss(logits, targets[:, 1:], pad_id=0, smoothing=smoothing)
-
-
 @torch.no_grad()
 def validation_loss(model: nn.Module, text: ShortText) -> float:
     """The mean loss a token, without smoothing."""
-    model.eval()
-    total = tokens = 0.0
-    for rows in text.valid.epoch(0):
-        count = sum(len(target) - 1 for _, target in rows)
-        total += token_loss(model, rows, 0.0).item() * count
-        tokens += count
-    return round(total / tokens, 3)
+    batches = text.valid.epoch(0)
+    loss = share_loss(model.eval(), batches, ALONE, smoothing=0.0, precision="float32")
+    return round(loss.item(), 3)
 
 
 def short_training(switch: Switch, text: ShortText, seed: int) -> tuple[float, float]:
@@ -319,10 +316,12 @@ def short_training(switch: Switch, text: ShortText, seed: int) -> tuple[float, f
         model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     schedule, kept = warmup_cosine(switch.warmup, steps), []
-    batches = text.batches(switch.by_tokens, seed)
-    for step, rows in zip(range(1, steps + 1), batches, strict=False):
+    batches = chain.from_iterable(switch.steps_of(text, 1000 * seed + n) for n in count(1))
+    for step, of_step in zip(range(1, steps + 1), batches, strict=False):
         optimizer.param_groups[0]["lr"] = SHORT["lr"] * schedule(step)
-        update(optimizer, token_loss(model, rows, SHORT["smoothing"]), step=step, clip=1.0)
+        smoothing = SHORT["smoothing"]
+        loss = share_loss(model, of_step, ALONE, smoothing=smoothing, precision="float32")
+        update(optimizer, loss, step=step, clip=1.0)
         if (steps - step) % 10 == 0 and (steps - step) < 10 * AVERAGED:
             kept.append([parameter.detach().clone() for parameter in model.parameters()])
     last = validation_loss(model, text)
