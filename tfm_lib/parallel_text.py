@@ -103,3 +103,8 @@ class TokenBatches:
             batch.append(row)
             longest = max(longest, length)
         yield batch
+
+
+def target_tokens(rows: list) -> int:
+    """How many tokens of a batch are predicted: those of each target but its first, bos."""
+    return sum(len(target) - 1 for _, target in rows)

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from tfm_lib.datasets import Codec, Pairs, pad
-from tfm_lib.parallel_text import TokenBatches
+from tfm_lib.parallel_text import TokenBatches, target_tokens
 from tfm_lib.runs import RunError, Settings, epoch_paths, load_checkpoint, save_checkpoint
 from tfm_lib.training import label_smoothing_loss, update, warmup_cosine
 from tfm_lib.translator import Translator, build_model, corpus_bleu, load_weights, weights_of
@@ -139,11 +139,6 @@ def share_loss(
         weight = worker.world_size * target_tokens(rows) / sum(map(target_tokens, batches))
         parts.append(loss * (weight if own else 0))
     return torch.stack(parts).sum()
-
-
-def target_tokens(rows: list) -> int:
-    """The tokens of a batch that are predicted."""
-    return sum(len(target) - 1 for _, target in rows)
 
 
 class Training:
