@@ -29,7 +29,7 @@ from benchmarks.dates import circumstances, write
 from tfm_lib.attention import MultiHeadAttention, fused_attention
 from tfm_lib.datasets import Codec, Pairs
 from tfm_lib.multi30k import load_multi30k
-from tfm_lib.parallel_text import TokenBatches
+from tfm_lib.parallel_text import TokenBatches, in_steps
 from tfm_lib.runs import RunError, Settings
 from tfm_lib.tokenizers import BPETokenizer
 from tfm_lib.train import load_text, start
@@ -254,8 +254,7 @@ class ShortText:
 
     def several_batches(self, epoch: int) -> list[list]:
         """Several batches a step, each of like lengths: what the training command does."""
-        batches, per_step = self.small.epoch(epoch), SHORT["batches_per_step"]
-        return [batches[first : first + per_step] for first in range(0, len(batches), per_step)]
+        return in_steps(self.small.epoch(epoch), SHORT["batches_per_step"])
 
     def one_batch(self, epoch: int) -> list[list]:
         """One batch a step, of like lengths and as many tokens."""

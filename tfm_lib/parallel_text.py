@@ -105,6 +105,11 @@ class TokenBatches:
         yield batch
 
 
+def in_steps(batches: list, per_step: int) -> list[list]:
+    """The batches in order, `per_step` to a step; the last step may have fewer."""
+    return [batches[first : first + per_step] for first in range(0, len(batches), per_step)]
+
+
 def target_tokens(rows: list) -> int:
     """How many tokens of a batch are predicted: those of each target but its first, bos."""
     return sum(len(target) - 1 for _, target in rows)

@@ -10,7 +10,6 @@ that was killed and resumed ends with the weights of one that never stopped.
 
 import contextlib
 import hashlib
-import math
 import os
 import signal
 import time
@@ -25,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from tfm_lib.datasets import Codec, Pairs, pad
-from tfm_lib.parallel_text import TokenBatches, target_tokens
+from tfm_lib.parallel_text import TokenBatches, in_steps, target_tokens
 from tfm_lib.runs import RunError, Settings, epoch_paths, load_checkpoint, save_checkpoint
 from tfm_lib.training import label_smoothing_loss, update, warmup_cosine
 from tfm_lib.translator import Translator, build_model, corpus_bleu, load_weights, weights_of
@@ -129,6 +128,7 @@ def share_loss(
     tokens times the number of workers: together that is the gradient of one process with them all.
     """
     own, parts = worker.share(batches), []
+    tokens = sum(map(target_tokens, batches))
     for rows in own or [batches[0][:1]]:  # none: join with weight 0
         sources, targets = zip(*rows, strict=True)
         src_ids, tgt_ids = pad(sources).to(worker.device), pad(targets).to(worker.device)
@@ -136,7 +136,7 @@ def share_loss(
             logits = model(src_ids, tgt_ids[:, :-1])  # (batch, tgt_len - 1, vocab)
         labels = tgt_ids[:, 1:]
         loss = label_smoothing_loss(logits.float(), labels, pad_id=0, smoothing=smoothing)
-        weight = worker.world_size * target_tokens(rows) / sum(map(target_tokens, batches))
+        weight = worker.world_size * target_tokens(rows) / tokens
         parts.append(loss * (weight if own else 0))
     return torch.stack(parts).sum()
 
@@ -162,7 +162,7 @@ class Training:
             seed=settings.seed,
         )
         # Lengths decide the cuts, so each epoch has as many batches.
-        self.epoch_steps = math.ceil(len(self.batches.epoch(1)) / settings.batches_per_step)
+        self.epoch_steps = len(in_steps(self.batches.epoch(1), settings.batches_per_step))
         self.steps = settings.epochs * self.epoch_steps
         if settings.warmup >= self.steps:
             raise RunError(f"warmup={settings.warmup} must be below the run's {self.steps} steps")
@@ -254,12 +254,9 @@ class Training:
 
     def remaining(self) -> Iterator[list]:
         """The batches of each step from where the run stands to its end."""
-        per_step = self.settings.batches_per_step
         for epoch in range(self.step // self.epoch_steps, self.settings.epochs):
-            batches = self.batches.epoch(epoch + 1)
-            taken = (self.step - epoch * self.epoch_steps) * per_step
-            for first in range(taken, len(batches), per_step):
-                yield batches[first : first + per_step]
+            steps = in_steps(self.batches.epoch(epoch + 1), self.settings.batches_per_step)
+            yield from steps[self.step - epoch * self.epoch_steps :]
 
     def train_on(self, model: nn.Module, batches: list) -> float:
         """Take one step on its batches; return this worker's part of the loss."""
