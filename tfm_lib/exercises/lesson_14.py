@@ -223,9 +223,9 @@ CACHE = Exercise(
     minutes=15,
     task="""
         **Symptom:** without the cache all is well; with it the first token is right, and from the
-        second on each output is the first token's value. **Tool:** feed the same text once at once,
-        once token by token, once in pieces of three, and compare. Mend it so that any number of new
-        tokens may come behind any number of old ones.
+        second on each output is the first token's value. **Tool:** feed the same text three times:
+        all at once, token by token, and in pieces of three. Compare. Mend it so that any number of
+        new tokens may come behind any number of old ones.
         """,
     stub='''
         def attend_with_cache(query, key, value, cache):
