@@ -36,9 +36,9 @@ PREDICT = Exercise(
     minutes=8,
     task="""
         The texts `aab`, `aba` and `abb` are all there is. How likely is `b` after `a`, counted by
-        pairs? How many bits of surprise is a symbol that was given 1/8? In the recall task (one of
-        four letters, then a gap of 3) how often is a window of 3 right at best? And how many values
-        must a state have that counts ones modulo 3?
+        pairs of letters (no `^`, no `$`)? How many bits of surprise is a symbol that was given 1/8?
+        In the recall task (one of four letters, then a gap of 3) how often is a window of 3 right
+        at best? And how many values must a state have that counts ones modulo 3?
         """,
     stub="""
         counted = {

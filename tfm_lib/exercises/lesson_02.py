@@ -189,14 +189,15 @@ READ = {**tensors(x=[[[1, 0], [0, 1], [1, 1]], [[0, 2], [1, 0], [-1, 0]]]), **WE
 
 LOOP = Exercise(
     id="02.3",
-    title="Broken RNN: it runs, and learns nothing from the past",
+    title="Broken RNN: it runs, and sends no gradient to the past",
     kind="mend",
     difficulty=2,
     minutes=10,
     task="""
-        This loop gives the right outputs. **Symptom:** trained, it is no better than a network that
-        sees only the last input. **Tool:** `torch.autograd.grad` of the last output with respect to
-        `x`: which time steps get a gradient? Mend it; the outputs must stay as they are.
+        This loop gives the right outputs. **Symptom:** trained, it remembers two or three steps
+        back, and a few steps further hardly more than chance. **Tool:** `torch.autograd.grad` of
+        the last output with respect to `x`: which time steps get a gradient? Mend it; the outputs
+        must stay as they are.
         """,
     stub='''
         def read_through_time(x, w_x, w_h):

@@ -248,9 +248,9 @@ BOTH = Exercise(
     minutes=10,
     task="""
         Two layers read a sequence from both ends. **Symptom:** the middle of a sequence is tagged
-        well, its ends badly; and position 0 knows nothing of the last one. **Tool:** put in layers
-        whose output you can follow: `cumsum`, the sum of all that was read so far. At position 0
-        the second half must be the sum of everything.
+        well, its ends badly; and position 0 knows the last input, but not the one next to it.
+        **Tool:** put in layers whose output you can follow: `cumsum`, the sum of all that was read
+        so far. At position 0 the second half must be the sum of everything.
         """,
     stub='''
         def both_ways(ahead, back, x):

@@ -30,7 +30,7 @@ SHIFT = Exercise(
     task="""
         Two targets, with the ids `7 4` and `5`; bos is 1, eos is 2, pad is 0. They form one batch.
         What does the decoder read and what must it say? How many labels count in the loss? And what
-        does guessing among 15 tokens cost (natural logarithm, two digits)?
+        does guessing among 15 tokens cost (natural logarithm, two digits after the point)?
         """,
     stub="""
         shifted = {

@@ -39,9 +39,9 @@ def heads_by_loop(x, num_heads, mask):
 
 
 def change_at_position_0(answer, x, num_heads, mask):
-    """How far the output at position 0 moves if the last position changes."""
+    """How far the output at position 0 moves if position 1 changes."""
     changed = x.clone()
-    changed[:, -1] += 5
+    changed[:, 1] += 5
     before, after = (answer(z, num_heads, mask) for z in (x, changed))
     return float((after - before)[:, 0].abs().max())
 
@@ -195,8 +195,8 @@ JOIN = Exercise(
     minutes=10,
     task="""
         Three lines of heads, without projections. The mask is causal and it is applied, and yet the
-        first word knows the last. **Symptom:** the training loss is too good, and writing word by
-        word gives rubbish. **Tool:** change the last position of `x` and look whether the output at
+        first word knows the second. **Symptom:** the training loss is too good, and writing word by
+        word gives rubbish. **Tool:** change position 1 of `x` and look whether the output at
         position 0 moves; then print the shape after each line and say which axis is which.
         """,
     stub='''
@@ -229,7 +229,7 @@ JOIN = Exercise(
             heads_by_loop,
         ),
         Step(
-            "the last position has no influence on position 0",
+            "position 1 has no influence on position 0",
             {"x": STEPS, "num_heads": 2, "mask": CAUSAL},
             0.0,
             change_at_position_0,

@@ -31,7 +31,7 @@ WAVES = Exercise(
     task="""
         Sinusoids as in the lesson, sine and cosine in turns. Predict the encoding of position 0 at
         width 4; the length of any encoding of width 32; after how many steps the **slow** pair of
-        width 4 comes round (to the next ten); and whether the dot product of positions 5 and 8
+        width 4 comes round (to the nearest ten); and whether the dot product of positions 5 and 8
         equals that of 20 and 23.
         """,
     stub="""
@@ -184,8 +184,8 @@ START = Exercise(
     minutes=8,
     task="""
         **Symptom:** the model scores well when it reads a whole text, and writes rubbish when it
-        writes word by word, from the second word on. **Tool:** run the same text once at once and
-        once position by position, and compare the first place where the two differ.
+        writes word by word, from the second word on. **Tool:** run the same text in one go, then
+        position by position, and compare the first place where the two differ.
         """,
     stub='''
         def add_positions(x, encoding, start):

@@ -329,7 +329,7 @@ BALANCE = Exercise(
         """,
     stub='''
         def judge_balance(weight, encoding, scale):
-            """weight (vocab, d_model), encoding (length, d_model); scale: what weight is times.
+            """weight (vocab, d_model), encoding (length, d_model); scale: multiplies weight.
 
             Returns {"ratio": a number, "verdict": one of the three}.
             """

@@ -40,9 +40,10 @@ COUNT = Exercise(
     minutes=8,
     task="""
         Six positions of width 4. Count the multiplications alone. Attention: the scores and the
-        weighted sum, no projections. Recurrence: one 4 x 4 matrix times the state at each step.
-        Convolution: kernel 3, width 4 in and out, six outputs; products with the padding count.
-        Windowed attention: each position sees itself and the one before it, the first only itself.
+        weighted sum, no projections. Recurrence: only the state times its 4 x 4 matrix at each
+        step; the product with the input, which the lesson counted too, is left out. Convolution:
+        kernel 3, width 4 in and out, six outputs; products with the padding count. Windowed
+        attention: each position sees itself and the one before it, the first only itself.
         """,
     stub="""
         costs = {
@@ -70,9 +71,9 @@ COUNT = Exercise(
         }
         """,
     explanation="""
-        Attention pays for pairs, recurrence for matrices: they are equal where 2 n = d. At the
-        paper's width of 512 that is length 256, so for most sentences attention is the cheaper one,
-        and for long texts it is not.
+        Attention pays for pairs, recurrence for matrices. With one matrix a step they are equal
+        where 2 n = d; with the input's matrix too, as in the lesson, where n = d. Below that length
+        attention is the cheaper one, above it recurrence.
         """,
     steps=parts(costs_by_torch),
     wrong=(

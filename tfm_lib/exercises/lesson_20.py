@@ -217,16 +217,16 @@ def gradient_of_segment(answer, memory, segment, memory_len):
 
 MEMORY = Exercise(
     id="20.3",
-    title="Broken Transformer-XL: each segment slower than the last",
+    title="Broken Transformer-XL: the second step fails",
     kind="mend",
     difficulty=2,
     minutes=12,
     task="""
         After a segment a layer remembers the newest `memory_len` of what it has read, old memory
-        included. **Symptom:** each training step takes longer and more storage than the one before,
-        until `backward` complains of a graph that is gone; and with a memory longer than a segment
-        the model knows less than it should. **Tool:** print the memory's length and `requires_grad`
-        after each of four segments. A `memory_len` of 0 remembers nothing.
+        included. **Symptom:** the first training step runs; at the second `backward` complains of a
+        graph that is gone. And with a memory longer than a segment the model knows less than it
+        should. **Tool:** print the memory's length and `requires_grad` after each of four segments.
+        A `memory_len` of 0 remembers nothing.
         """,
     stub='''
         def remember(memory, segment, memory_len):

@@ -176,8 +176,8 @@ TURNS = Exercise(
         The content stream's mask from an order: `order[t]` is the position whose turn is t, and row
         i of the mask says what position i may see (True = may attend). **Symptom:** all is well
         from left to right, from right to left, and when two tokens change places; with other orders
-        the model is worse than it should be. **Tool:** take the order 1, 2, 0, write by hand who
-        comes before whom, and compare.
+        the training loss is too good, and filling in gaps goes wrong. **Tool:** take the order 1,
+        2, 0, write by hand who comes before whom, and compare.
         """,
     stub='''
         def content_sight(order):
