@@ -138,6 +138,14 @@ def test_a_plain_encoder_loads_without_heads_and_without_position_ids():
         assert torch.equal(copy.state_dict()[name], weight), name
 
 
+def test_a_file_that_holds_the_tied_matrix_once_loads(theirs):
+    weights = {name: w for name, w in theirs.state_dict().items() if ".decoder." not in name}
+    mine = from_hugging_face(BertForPreTraining, theirs.config.to_dict(), weights).double()
+    for name, weight in taken_over(theirs).state_dict().items():
+        assert torch.equal(mine.state_dict()[name], weight), name
+    assert mine.masked_head.decoder.weight is mine.bert.embedding.tokens.weight
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("hidden_act", "relu"), ("layer_norm_eps", 1e-5), ("type_vocab_size", 3)],

@@ -258,6 +258,9 @@ def test_streams_that_do_not_fit_are_refused():
         ImageStep(model, text[:, :2])
     with pytest.raises(ValueError, match="training mode"):
         ImageStep(model.train(), text)
+    model.text_len = 1  # one given token: there is no text to predict
+    with pytest.raises(ValueError, match="text_len=1 must be 2 or more"):
+        dalle_loss()(model, model.join(text[:, :1], codes))
 
 
 @pytest.mark.parametrize("given", [0, 4])

@@ -203,6 +203,15 @@ def test_a_call_without_new_tokens_is_refused(token_ids):
         step(token_ids[:, :1])
 
 
+def test_a_refused_call_changes_nothing(token_ids):
+    step = CachedContinuation(make(), token_ids)
+    step(token_ids[:, :1])
+    with pytest.raises(ValueError, match="pass max_len=19"):
+        step(token_ids[:, :4])
+    wanted = make()(torch.cat([token_ids, token_ids[:, 1:2]], dim=1))[:, -1]
+    torch.testing.assert_close(step(token_ids[:, :2]), wanted.detach(), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("step_class", [CachedContinuation, RecomputedContinuation])
 def test_a_text_past_max_len_is_refused(step_class, token_ids):
     step = step_class(make(), token_ids)

@@ -139,3 +139,11 @@ def test_sequences_must_fit_the_pattern():
         query, key = (torch.randn(1, length, 3) for length in lengths)
         with pytest.raises(ValueError, match=f"query_len={lengths[0]} and key_len={lengths[1]}"):
             attention(query, key, key)
+
+
+def test_masks_must_be_boolean_and_fit():
+    attention, x = pattern_attention(row_mask(1, 2, 2)), torch.randn(2, 5, 3)
+    with pytest.raises(ValueError, match="must be boolean"):
+        attention(x, x, x, torch.ones(5, 5))
+    with pytest.raises(ValueError, match="does not fit"):
+        attention(x, x, x, torch.ones(5, 4).bool())

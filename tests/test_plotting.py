@@ -280,6 +280,12 @@ def test_a_single_curve_needs_no_legend_and_a_bad_one_is_refused():
         curves({"a": ([1, 2], [[1, 2]])}, xlabel="x", ylabel="y")
 
 
+def test_half_precision_is_drawn():
+    x = torch.linspace(0, 1, 3, dtype=torch.bfloat16)
+    drawn = curves({"a": (range(3), x)}, xlabel="x", ylabel="y").axes[0].lines[0]
+    assert list(drawn.get_ydata()) == [0, 0.5, 1]
+
+
 def test_bars_are_named_and_numbered_from_the_top():
     ax = bars({"RNN": 0.5, "Transformer": 2}, xlabel="s").axes[0]
     assert tick_texts(ax.get_yticklabels()) == ["RNN", "Transformer"]

@@ -249,8 +249,11 @@ def test_errors_name_what_does_not_fit():
             attention(query, key, value, mask, positions=behind)
     with pytest.raises(ValueError, match="must not pass key_len=5"):
         attention(key, query, query, positions=around)
-    with pytest.raises(ValueError, match="must be boolean"):
-        attention(query, key, value, CAUSAL.double(), positions=around)
+    for positions in (behind, around):
+        with pytest.raises(ValueError, match="must be boolean"):
+            attention(query, key, value, CAUSAL.double(), positions=positions)
+        with pytest.raises(ValueError, match="does not fit"):
+            attention(query, key, value, CAUSAL[:, 1:], positions=positions)
     with pytest.raises(ValueError, match="must share their leading dimensions"):
         attention(query, key[:1], value[:1], positions=around)
     with pytest.raises(ValueError, match="first=-1 must be 0 or more"):

@@ -184,9 +184,10 @@ def test_in_multi_head_attention():
     torch.testing.assert_close(sparse(x, x, x)[0], wanted, atol=1e-6, rtol=0)
 
 
-@every_pattern
-def test_refuses_cross_attention_and_wrong_masks(pattern):
-    attention, _ = PATTERNS[pattern](5, 2)
+@pytest.mark.parametrize(
+    "attention", [PATTERNS[name](5, 2)[0] for name in PATTERNS] + [fused_causal_attention]
+)
+def test_refuses_cross_attention_and_wrong_masks(attention):
     query, key, value = make_inputs(17)
     with pytest.raises(ValueError, match="query_len=7 must equal key_len=17"):
         attention(query[..., :7, :], key, value)
@@ -229,6 +230,13 @@ def test_four_times_the_length_costs_eight_times_as_much(make):
         assert 4 < large / small < 8.01
 
 
+@every_pattern
+def test_a_text_shorter_than_the_stride_pays_for_its_own_length(pattern):
+    inputs = make_inputs(13)
+    short, long = (operations(PATTERNS[pattern](stride, 2)[0], inputs) for stride in (13, 101))
+    assert short == long
+
+
 def test_saves_a_tenth_of_what_dense_attention_saves():
     inputs, mask = make_inputs(1024, (1,), dtype=torch.float32), causal_mask(1024)
     dense = saved_bytes(lambda *qkv: scaled_dot_product_attention(*qkv, mask), inputs)
@@ -261,6 +269,8 @@ def test_split_heads_needs_equal_shares():
     attention, six = split_heads(recent_attention(5), column_attention(5)), make_inputs(17, (2, 6))
     with pytest.raises(ValueError, match="does not fit"):
         attention(*six, torch.ones(2, 5, 17, 17, dtype=torch.bool))
+    with pytest.raises(ValueError, match="does not fit"):
+        attention(*six, torch.ones(17, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("attention", [scaled_dot_product_attention, strided_attention(5)])

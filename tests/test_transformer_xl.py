@@ -254,8 +254,10 @@ def cross_entropy(logits, segment):
 
 
 def test_stream_losses_are_those_of_one_pass():
-    model, streams = make_model(), make_tokens(TOTAL + 1)
-    losses = stream_losses(model, streams, LENGTH)
+    model, streams = make_model().train(), make_tokens(TOTAL + 1)
+    with pytest.raises(ValueError, match="training mode"):
+        stream_losses(model, streams, LENGTH)
+    losses = stream_losses(model.eval(), streams, LENGTH)
     logits, _ = model(streams[:, :-1])
     wanted = F.cross_entropy(logits.transpose(1, 2), streams[:, 1:], reduction="none")
     torch.testing.assert_close(losses, wanted, atol=1e-10, rtol=0)

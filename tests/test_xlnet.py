@@ -443,9 +443,9 @@ def test_weights_are_shared_and_start_small():
 
 def test_errors_name_what_does_not_fit():
     model, (token_ids, orders) = make_model(), make_inputs()
-    with pytest.raises(ValueError, match=r"positions 0\.\.length-1 once"):
+    with pytest.raises(ValueError, match=r"positions 0\.\.2 once, got \[0, 1, 1\]"):
         permutation_masks(torch.tensor([[0, 1, 2], [0, 1, 1]]))
-    with pytest.raises(ValueError, match=r"positions 0\.\.length-1 once"):
+    with pytest.raises(ValueError, match=r"order must be \(batch, length\), got \(3,\)"):
         permutation_masks(torch.arange(3))
     with pytest.raises(ValueError, match=r"token_ids \(5, 11\) and order \(4, 11\)"):
         model(token_ids, orders[:4], TARGETS)

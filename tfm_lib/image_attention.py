@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tfm_lib.attention import AttentionFunction, scaled_dot_product_attention
+from tfm_lib.attention import AttentionFunction, check_mask, scaled_dot_product_attention
 from tfm_lib.masks import causal_mask
 
 
@@ -79,7 +79,9 @@ def pattern_attention(pattern: Tensor) -> AttentionFunction:
                 f"pattern's size={len(pattern)}"
             )
         seen = pattern[:length, :length].to(query.device)
-        seen = seen if mask is None else seen & mask
+        if mask is not None:
+            check_mask(mask, (*query.shape[:-1], length))
+            seen = seen & mask
         return scaled_dot_product_attention(query, key, value, seen, dropout=dropout)
 
     return attention

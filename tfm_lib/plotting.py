@@ -166,7 +166,7 @@ def show(figure: Figure, alt: str) -> None:
 
 def _array(values: ArrayLike, dimensions: int) -> np.ndarray:
     detach = getattr(values, "detach", None)  # a tensor that may require gradients
-    array = np.asarray(detach().cpu() if detach else values, dtype=float)
+    array = np.asarray(detach().cpu().double() if detach else values, dtype=float)
     if array.ndim != dimensions:
         raise ValueError(f"expected {dimensions} dimensions; got shape {array.shape}")
     return array

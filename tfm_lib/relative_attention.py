@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tfm_lib.attention import MultiHeadAttention, check_shapes, masked_softmax
+from tfm_lib.attention import MultiHeadAttention, check_mask, check_shapes, masked_softmax
 from tfm_lib.masks import causal_mask
 from tfm_lib.positions import sinusoidal_encoding
 
@@ -77,6 +77,8 @@ def relative_attention(
     """
     check_shapes(query, key, value)
     query_len, key_len = query.size(-2), key.size(-2)
+    if mask is not None:
+        check_mask(mask, (*query.shape[:-1], key_len))
     check_distances(position_key.size(-2), query_len, key_len, mask)
     content = (query + content_bias) @ key.transpose(-2, -1)  # terms (a) and (c)
     position = (query + position_bias) @ position_key.transpose(-2, -1)  # (b) and (d), unshifted

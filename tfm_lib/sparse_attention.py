@@ -7,9 +7,10 @@ paper gives two patterns of two sets each, for a stride l of about sqrt(n) (sect
     fixed     A1 i's own block of l positions;       A2 the last c positions of each block
 
 The makers below return causal attention functions, (query, key, value, mask=None) -> (output,
-None), whose time and memory are O(n * (l + n / l)): the table of weights is never formed. They need
-self-attention, take no dropout, and give what `scaled_dot_product_attention` gives under the
-pattern's mask `& mask`, for any n. A mask with a row for each query costs what it holds, n * n.
+None), whose time and memory are O(n * (l + n / l)), for fixed O(n * (l + c n / l)): the table of
+weights is never formed. They need self-attention, take no dropout, and give what
+`scaled_dot_product_attention` gives under the pattern's mask `& mask`, for any n. A mask with a row
+for each query costs what it holds, n * n.
 """
 
 import math
@@ -81,6 +82,7 @@ def fused_causal_attention(
     _require_self_attention(query, key, value)
     if mask is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True), None
+    check_mask(mask, (*query.shape[:-1], key.size(-2)))
     return fused_attention(query, key, value, causal_mask(key.size(-2), device=key.device) & mask)
 
 
@@ -150,10 +152,11 @@ def split_heads(*attentions: AttentionFunction) -> AttentionFunction:
         if count == 0 or heads == 0 or heads % count != 0:
             raise ValueError(f"{heads} heads cannot be shared among {count} attention functions")
         each = [part.chunk(count, dim=-3) for part in (query, key, value)]
+        if mask is not None:
+            check_mask(mask, (*query.shape[:-1], key.size(-2)))
         if mask is None or mask.dim() == 2 or mask.size(-3) == 1:
             masks = [mask] * count
         else:
-            check_mask(mask, (*query.shape[:-1], key.size(-2)))
             masks = mask.chunk(count, dim=-3)
         outputs = [
             attention(*parts)[0] for attention, *parts in zip(attentions, *each, masks, strict=True)
@@ -192,16 +195,17 @@ def _attention_by_blocks(stride: int, parts: list[tuple[Membership, View]]) -> A
     ) -> tuple[Tensor, None]:
         _require_self_attention(query, key, value)
         length = query.size(-2)
+        size = min(stride, length)  # of a block: one that the text does not fill costs no more
         if mask is not None:
             check_mask(mask, (*query.shape[:-1], length))
             mask = mask.expand(*mask.shape[:-2], length, length)
-        queries = _blocks(query, stride) / math.sqrt(query.size(-1))  # (..., blocks, l, d_k)
-        keys = _blocks(key, stride)
+        queries = _blocks(query, size) / math.sqrt(query.size(-1))  # (..., blocks, l, d_k)
+        keys = _blocks(key, size)
         # A last column of ones: where the values are summed by weight, it sums the weights.
-        values = _blocks(F.pad(value, (0, 1), value=1.0), stride)  # (..., blocks, l, d_v + 1)
+        values = _blocks(F.pad(value, (0, 1), value=1.0), size)  # (..., blocks, l, d_v + 1)
         # Zeros fill the last block and what lies before the first; as positions, they count from 1.
-        places = _blocks(torch.arange(1, length + 1, device=query.device)[:, None], stride)
-        i = torch.arange(places.size(0) * stride, device=query.device).view_as(places)
+        places = _blocks(torch.arange(1, length + 1, device=query.device)[:, None], size)
+        i = torch.arange(places.size(0) * size, device=query.device).view_as(places)
         scores = []
         for number, (member, view) in enumerate(parts):
             j = view(places).squeeze(-1) - 1  # (blocks or 1, l or 1, keys): where the keys stand
@@ -231,9 +235,9 @@ def _attention_by_blocks(stride: int, parts: list[tuple[Membership, View]]) -> A
     return attend
 
 
-def _blocks(x: Tensor, stride: int) -> Tensor:
-    """Cut (..., n, width) into (..., blocks, stride, width); zeros fill the last block."""
-    return F.pad(x, (0, 0, 0, -x.size(-2) % stride)).unflatten(-2, (-1, stride))
+def _blocks(x: Tensor, size: int) -> Tensor:
+    """Cut (..., n, width) into (..., blocks, size, width); zeros fill the last block."""
+    return F.pad(x, (0, 0, 0, -x.size(-2) % size)).unflatten(-2, (-1, size))
 
 
 def _own(blocks: Tensor) -> Tensor:

@@ -230,6 +230,7 @@ NAMES = {  # part of a weight's name, theirs -> ours; replaced in this order
     "cls.predictions.bias": "masked_head.decoder.bias",  # the decoder's, stored a second time
     "cls.seq_relationship": "next_head",
 }
+TIED = {"masked_head.decoder.weight": "bert.embedding.tokens.weight"}  # files hold it once
 NOT_WEIGHTS = ("embeddings.position_ids",)  # 0, 1, 2, ... in older files
 
 
@@ -253,7 +254,9 @@ def from_hugging_face(
         if config[name] != value:
             raise ValueError(f"{name}={config[name]!r} must be {value!r}")
     mine = cls(**{ours: config[theirs] for theirs, ours in SIZES.items()})
-    mine.load_state_dict(
-        {rename(name): w for name, w in weights.items() if not name.endswith(NOT_WEIGHTS)}
-    )
+    named = {rename(name): w for name, w in weights.items() if not name.endswith(NOT_WEIGHTS)}
+    for second, first in TIED.items():
+        if second in mine.state_dict() and first in named:
+            named.setdefault(second, named[first])
+    mine.load_state_dict(named)
     return mine.eval()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tfm_lib.attention import AttentionFunction
+from tfm_lib.cache import require_eval
 from tfm_lib.transformer import Encoder, EncoderLayer
 
 
@@ -164,10 +165,13 @@ def dalle_loss(text_weight: float = 1 / 8) -> Callable[[DALLE, Tensor], Tensor]:
     """Return loss(model, token_ids (batch, size)): weighted cross-entropy of text and of image.
 
     Means over each kind of token, text times text_weight and image times 1 - text_weight; the
-    paper's weights are 1/8 and 7/8 (section 2.2). The first text token is given, not predicted.
+    paper's weights are 1/8 and 7/8 (section 2.2). The first text token is given, not predicted, so
+    a call raises ValueError unless the model's text_len is 2 or more.
     """
 
     def loss(model: DALLE, token_ids: Tensor) -> Tensor:
+        if model.text_len < 2:
+            raise ValueError(f"text_len={model.text_len} must be 2 or more: no text is predicted")
         logits = model(token_ids[:, :-1])  # (batch, size - 1, vocab)
         losses = F.cross_entropy(logits.transpose(1, 2), token_ids[:, 1:], reduction="none")
         text, image = losses.tensor_split([model.text_len - 1], dim=1)
@@ -186,8 +190,7 @@ class ImageStep:
     """
 
     def __init__(self, model: DALLE, stream: Tensor) -> None:
-        if model.training:
-            raise ValueError("the model is in training mode (dropout is on): call model.eval()")
+        require_eval(model)
         if stream.size(1) < model.text_len:
             raise ValueError(
                 f"stream has {stream.size(1)} columns, must have text_len={model.text_len} or more"

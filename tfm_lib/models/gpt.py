@@ -114,7 +114,9 @@ class GPT(nn.Module):
     ) -> "GPT":
         """Build one with the weights of a `transformers.GPT2LMHeadModel`.
 
-        Raises ValueError for options that this class leaves out, and for weights of other names.
+        Dropout stands on embeddings and sub-layers alone, with their `resid_pdrop`; outputs are the
+        same in evaluation mode. Raises ValueError for options that this class leaves out, and for
+        weights of other names.
         """
         config, theirs = module.config, module.state_dict()
         for option, wanted in HUGGING_FACE_OPTIONS.items():
@@ -217,13 +219,14 @@ class CachedContinuation:
     @torch.no_grad()
     def __call__(self, token_ids: Tensor) -> Tensor:
         text_ids = torch.cat([self.prompt_ids, token_ids[:, 1:]], dim=1)  # (rows, length)
-        start, self.length = self.length, text_ids.size(1)
-        if self.length <= start:
-            raise ValueError(f"the cache holds {start} tokens, the text only {self.length}")
+        start, length = self.length, text_ids.size(1)
+        if length <= start:
+            raise ValueError(f"the cache holds {start} tokens, the text only {length}")
         x = self.model.embed(text_ids[:, start:], start)  # (rows, new, d_model)
-        mask = causal_mask(self.length, device=x.device)[start:]  # (new, length)
+        mask = causal_mask(length, device=x.device)[start:]  # (new, length)
         for layer, cache in zip(self.model.stack.layers, self.caches, strict=True):
             x = self._run(layer, cache, x, mask)
+        self.length = length
         return self.model.generator(self.model.stack.norm(x[:, -1]))  # (rows, vocab_size)
 
     def reorder(self, rows: Tensor) -> None:

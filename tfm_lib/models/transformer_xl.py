@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tfm_lib.cache import require_eval
 from tfm_lib.masks import causal_mask
 from tfm_lib.relative_attention import RelativeMultiHeadAttention, relative_encoding
 from tfm_lib.transformer import FeedForward, Residual
@@ -145,8 +146,9 @@ def stream_losses(model: nn.Module, streams: Tensor, length: int) -> Tensor:
     """Read streams (batch, stream_len) with memory, `length` tokens at a time: each token's loss.
 
     Returns the cross-entropy in nats, (batch, segments * length); column t is the loss of token
-    t + 1. Raises ValueError as `cut_segments` does.
+    t + 1. Raises ValueError if the model is in training mode, and as `cut_segments` does.
     """
+    require_eval(model)
     losses, memory = [], None
     for segment, _ in cut_segments(streams, length):
         logits, memory = model(segment[:, :-1], memory)  # (batch, length, vocab_size)

@@ -65,10 +65,14 @@ def permutation_masks(order: Tensor) -> tuple[Tensor, Tensor]:
     rows and columns by position: the content stream sees what comes before in the order and itself,
     the query stream only what comes before. Raises ValueError if a row is no permutation.
     """
-    positions = torch.arange(order.size(-1), device=order.device)
-    if order.dim() != 2 or order.numel() == 0 or not (order.sort().values == positions).all():
+    if order.dim() != 2 or order.numel() == 0:
+        raise ValueError(f"order must be (batch, length), got {tuple(order.shape)}")
+    positions = torch.arange(order.size(1), device=order.device)
+    wrong = (order.sort().values != positions).any(dim=1)  # (batch,)
+    if wrong.any():
         raise ValueError(
-            f"each row of order must hold the positions 0..length-1 once, got {order.tolist()}"
+            f"each row of order must hold the positions 0..{len(positions) - 1} once, got "
+            f"{order[wrong][0].tolist()}"
         )
     turn = order.argsort()  # (batch, length): when each position's turn comes
     later, earlier = turn[:, None, :, None], turn[:, None, None, :]
@@ -119,7 +123,7 @@ class XLNetLayer(nn.Module):
 
 
 class XLNet(nn.Module):
-    """A permutation language model (section 2.3).
+    """A permutation language model (sections 2.2 and 2.3).
 
     forward(token_ids, order, num_targets) -> logits: ids and orders (batch, length); logits
     (batch, num_targets, vocab_size), one for each of the last num_targets turns, in turn order.
@@ -127,7 +131,7 @@ class XLNet(nn.Module):
     the target stands, never on the target itself or on what comes later. The first of all turns
     sees nothing. Rows hold no padding.
     Raises ValueError if d_model is not divisible by num_heads and, on a call, if shapes differ,
-    if an order is none, or unless 1 <= num_targets <= length.
+    if a row of order is no permutation, or unless 1 <= num_targets <= length.
     """
 
     def __init__(
@@ -184,7 +188,9 @@ class XLNet(nn.Module):
     def from_hugging_face(cls, module: Any) -> "XLNet":
         """Build one with the weights of a `transformers.XLNetLMHeadModel`.
 
-        Raises ValueError for options that this class leaves out, and for weights of other names.
+        Dropout stands on embeddings and sub-layers alone, with their `dropout`; outputs are the
+        same in evaluation mode. Raises ValueError for options that this class leaves out, and for
+        weights of other names.
         """
         config, theirs = module.config, module.state_dict()
         for option, wanted in HUGGING_FACE_OPTIONS.items():
