@@ -159,12 +159,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(text, finished, tmp_path):
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_workers_shares_add_up_to_the_whole_step(finished, workers):
     training = train.prepare(train.parse(["--resume", "--out", str(finished)]), alone())
-    model, device = training.model.double().eval(), torch.device("cpu")
+    model, device = training.model.double().train(), torch.device("cpu")  # dropout and all
     rows = training.batches.rows
     for batches in ([rows[:3], rows[3:4], rows[4:9], rows[9:11]], [rows[:7]]):
 
         def gradients(worker, batches=batches):
-            loss = share_loss(model, batches, worker, smoothing=0.1, precision="float32")
+            options = {"smoothing": 0.1, "precision": "float32", "seed": 7}
+            loss = share_loss(model, batches, worker, **options)
             return torch.autograd.grad(loss, list(model.parameters()))
 
         parts = [gradients(Worker(rank, workers, device)) for rank in range(workers)]
@@ -226,7 +227,7 @@ def with_long_lines(text, folder):
 
 def test_two_processes_train_as_one_does(text, tmp_path):
     text = with_long_lines(text, tmp_path)
-    options = [*text, *TINY, "--dropout", "0"]
+    options = [*text, *TINY, "--dropout", "0.3"]
     output, _ = (process := torchrun(*options, "--out", tmp_path / "two")).communicate(timeout=120)
     assert process.returncode == 0, output
     train.main([*options, "--out", str(tmp_path / "one")])
@@ -237,14 +238,14 @@ def test_two_processes_train_as_one_does(text, tmp_path):
 def test_a_lost_worker_is_started_again_where_the_run_was_saved(text, tmp_path):
     psutil = pytest.importorskip("psutil")
     folder = tmp_path / "x"
-    process = torchrun(*text, *TINY, "--dropout", "0", "--save-every", "5", "--out", folder)
+    process = torchrun(*text, *TINY, "--save-every", "5", "--out", folder)
     while not (folder / "last.safetensors").exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
     psutil.Process(process.pid).children()[-1].kill()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    train.main([*text, *TINY, "--dropout", "0", "--out", str(tmp_path / "one")])
+    train.main([*text, *TINY, "--out", str(tmp_path / "one")])
     assert_alike(folder, tmp_path / "one")
 
 
@@ -255,6 +256,32 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(text, finished):
     with pytest.raises(SystemExit, match=r"begun with \{'d_model': 12\}, not \{'d_model': 16\}"):
         train.main(["--resume", "--d-model", "16", "--out", str(finished)])
     assert (finished / "last.safetensors").read_bytes() == before
+
+
+def test_what_was_refused_leaves_no_run_behind(text, tmp_path):
+    folder = tmp_path / "x"
+    options = [*text, *TINY, "--epochs", "1", "--out", str(folder)]
+    with pytest.raises(SystemExit, match="warmup=900 must be below"):
+        train.main([*options, "--warmup", "900"])
+    train.main(options)
+    (folder / "last.safetensors").unlink()
+    best = (folder / "best.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="holds checkpoints, but no last"):
+        train.main(["--resume", "--out", str(folder)])
+    assert (folder / "best.safetensors").read_bytes() == best
+
+
+def test_options_that_make_no_sense_are_refused(text, finished, tmp_path, capsys):
+    for main, options in (
+        (train.main, [*text, "--save-every", "0", "--out", str(tmp_path / "x")]),
+        (translate.main, [str(finished), "a", "--batch-size", "0"]),
+    ):
+        with pytest.raises(SystemExit):
+            main(options)
+        assert "0 must be 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="files of your own"):
+        train.main([*text, "--data", "multi30k", "--out", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()
 
 
 def test_another_text_is_refused(text, tmp_path):

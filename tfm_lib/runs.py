@@ -80,6 +80,10 @@ class Settings:
             raise RunError(
                 f"d_model={self.d_model} must be divisible by num_heads={self.num_heads}"
             )
+        if self.data == "multi30k" and (self.train or self.valid):
+            raise RunError(
+                "train and valid name files of your own: leave --data multi30k out, or them"
+            )
         if self.data == "files" and (len(self.train) != 2 or len(self.valid) not in (0, 2)):
             raise RunError(
                 f"train={self.train} and valid={self.valid} must name two files each, the source's "

@@ -16,7 +16,7 @@ import torch
 from tfm_lib.datasets import Pairs
 from tfm_lib.multi30k import load_multi30k
 from tfm_lib.parallel_text import read_pairs
-from tfm_lib.runs import RunError, Settings
+from tfm_lib.runs import RunError, Settings, epoch_paths
 from tfm_lib.tokenizers import BPETokenizer
 from tfm_lib.trainer import Text, Training, Worker, join_workers, wait_for_others
 from tfm_lib.translator import load_codec
@@ -55,9 +55,11 @@ def start(settings: Settings, folder: Path, worker: Worker) -> Training:
         )
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / "tokenizer.json")
-        settings.save(folder)
     wait_for_others(worker)
-    return Training(settings, folder, worker, load_codec(folder), text)
+    training = Training(settings, folder, worker, load_codec(folder), text)
+    if worker.writes:
+        settings.save(folder)  # last: what was refused leaves no run behind
+    return training
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -78,7 +80,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             parser.add_argument(option, action=argparse.BooleanOptionalAction)
         else:
             parser.add_argument(option, type=kind, help=f"default {field.default}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.save_every < 1:
+        parser.error(f"--save-every {options.save_every} must be 1 or more")
+    return options
 
 
 def prepare(options: argparse.Namespace, worker: Worker) -> Training:
@@ -102,6 +107,11 @@ def prepare(options: argparse.Namespace, worker: Worker) -> Training:
         training = Training(settings, folder, worker, load_codec(folder), load_text(settings))
         if (folder / "last.safetensors").exists():
             training.resume()
+        elif epoch_paths(folder):
+            raise RunError(
+                f"{folder} holds checkpoints, but no last.safetensors: rename the newest to it, or "
+                "train anew in another folder"
+            )
         return training
     wait_for_others(worker)  # all have looked before the first one writes
     if exists:

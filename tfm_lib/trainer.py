@@ -4,8 +4,9 @@ A step takes several batches. Each is of like lengths, so that little is padded;
 of many, so that no step learns from short sentences alone. Workers, one or more, share a step's
 batches out and add up their gradients: the run stays the same but for rounding.
 
-A step's random numbers depend on the seed and the step alone, and so do its sentences. So a run
-that was killed and resumed ends with the weights of one that never stopped.
+The sentences of a step depend on the seed and the step alone, and what dropout draws for a batch on
+these and on its place in the step. So a run that was killed and resumed ends with the weights of
+one that never stopped, and one on several workers with those of one alone, but for rounding.
 """
 
 import contextlib
@@ -120,16 +121,25 @@ def wait_for_others(worker: Worker) -> None:
 
 
 def share_loss(
-    model: nn.Module, batches: list, worker: Worker, *, smoothing: float, precision: str
+    model: nn.Module,
+    batches: list,
+    worker: Worker,
+    *,
+    smoothing: float,
+    precision: str,
+    seed: int | None = None,
 ) -> Tensor:
     """This worker's part of the mean loss a token of a step's batches.
 
     The workers' gradients are averaged, so each batch is weighted by its share of the step's target
     tokens times the number of workers: together that is the gradient of one process with them all.
+    seed: batch n draws its dropout from seed + n, whoever takes it; None draws on.
     """
-    own, parts = worker.share(batches), []
+    own, parts = worker.share([*enumerate(batches)]), []
     tokens = sum(map(target_tokens, batches))
-    for rows in own or [batches[0][:1]]:  # none: join with weight 0
+    for number, rows in own or [(0, batches[0][:1])]:  # none: join with weight 0
+        if seed is not None:
+            torch.manual_seed(seed + number)
         sources, targets = zip(*rows, strict=True)
         src_ids, tgt_ids = pad(sources).to(worker.device), pad(targets).to(worker.device)
         with torch.autocast(worker.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -263,8 +273,6 @@ class Training:
         start = time.perf_counter()
         self.step += 1
         model.train()
-        # Dropout differs by step and worker, and does not depend on what was drawn before.
-        torch.manual_seed((self.settings.seed << 40) + (self.step << 10) + self.worker.rank)
         self.optimizer.param_groups[0]["lr"] = self.settings.lr * self.schedule(self.step)
         loss = share_loss(
             model,
@@ -272,6 +280,7 @@ class Training:
             self.worker,
             smoothing=self.settings.smoothing,
             precision=self.settings.precision,
+            seed=(self.settings.seed << 40) + (self.step << 10),
         )
         value = update(self.optimizer, loss, step=self.step, clip=1.0)
         self.seconds += time.perf_counter() - start

@@ -25,7 +25,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="texts at a time; default 64")
     parser.add_argument("--weights", choices=("best", "last", "average"), default="best")
     parser.add_argument("--attention", type=Path, metavar="PNG", help="draw it for the first text")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        parser.error(f"--batch-size {options.batch_size} must be 1 or more")
+    return options
 
 
 def portions(lines: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -47,7 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
         picture = options.attention
         for texts in portions(source, size):
             found = translator.translate(
-                texts, beam_size=options.beam, length_penalty=options.length_penalty
+                texts,
+                beam_size=options.beam,
+                length_penalty=options.length_penalty,
+                batch_size=options.batch_size,
             )
             print(*found, sep="\n", flush=True)
             if picture:
