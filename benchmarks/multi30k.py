@@ -5,9 +5,8 @@
     python -m benchmarks.multi30k details        # the switches of the lesson's table, in minutes
 
 Writes benchmarks/multi30k.json, which lesson 16 reads, and from it the table in README.md; other
-parts' entries stay. A run is kept
-under runs/: what was stopped goes on, what is finished is only judged again. A switch that is in
-the file is not measured again.
+parts' entries stay. A run is kept under runs/: what was stopped goes on, what is finished is only
+judged again. A switch that is in the file is not measured again.
 """
 
 import argparse

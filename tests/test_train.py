@@ -120,7 +120,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(text, finished, tmp_path, mon
     def stop_at_30(self, model, batches):
         seen.append(batches)
         if len(seen) == 30:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return update(self, model, batches)
 
     monkeypatch.setattr(train.Training, "train_on", stop_at_30)

@@ -235,10 +235,11 @@ def _read_checked(name: str) -> str:
     content = path.read_bytes() if path.is_file() else None
     actual = "none, the file is missing" if content is None else hashlib.sha256(content).hexdigest()
     if actual != SHA256[name]:
+        restore = f"git checkout -- data/{name}" if path == shipped / name else f"delete {path}"
         raise ValueError(
             f"{path} is not the file this course was written with\n"
             f"  expected SHA-256: {SHA256[name]}\n"
             f"  actual SHA-256:   {actual}\n"
-            f"  to restore it:    git checkout -- data/{name}"
+            f"  to restore it:    {restore}"
         )
     return content.decode("utf-8")

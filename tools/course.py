@@ -103,7 +103,7 @@ def measure(path, profile_dir, bar):
                 measured.cell_seconds.append(time.perf_counter() - start)
                 bar.update()
         except CellExecutionError as error:
-            measured.error = f"{error.ename}: {error.evalue.splitlines()[0][:80]}"
+            measured.error = f"{error.ename}: {error.evalue[:80].partition(chr(10))[0]}"
         except (CellTimeoutError, DeadKernelError) as error:
             measured.error = str(error).splitlines()[0][:80]
         finally:

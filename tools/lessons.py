@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import v4
 from tqdm import tqdm
 
@@ -242,7 +242,7 @@ def main():
         for path in lesson_paths(options.numbers):
             try:
                 run(path, profile_dir)
-            except (CellExecutionError, DeadKernelError) as error:
+            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
                 sys.exit(f"{path.name} was not changed, since it failed:\n{error}")
 
 
