@@ -78,6 +78,16 @@ def test_chunked_in_float32():
     torch.testing.assert_close(got[0], wanted[0], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_chunked_sums_in_single_precision(dtype):
+    """8192 equal keys: a sum in bfloat16 stops at 4096, and the second half counts for nothing."""
+    query, key = torch.ones(1, 3, dtype=dtype), torch.ones(8192, 3, dtype=dtype)
+    value = torch.arange(2, dtype=dtype).repeat_interleave(4096)[:, None]  # zeros, then ones
+    output, _ = chunked_attention(16)(query, key, value)
+    assert output.dtype == dtype
+    assert output.item() == 0.5
+
+
 def test_chunked_gradients_against_differences():
     inputs = make_inputs(3, 5, (2,))
     mask = random_mask(2, 3, 5)

@@ -57,8 +57,9 @@ def _attend_by_chunks(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, chunk_len: int
 ) -> Tensor:
     """Attention of a few queries (..., rows, d_k) to all keys, chunk_len keys at a time."""
-    query = query / math.sqrt(query.size(-1))
-    lowest = torch.finfo(query.dtype).min
+    wide = torch.promote_types(query.dtype, torch.float32)  # in half precision the sums would stall
+    query = query.to(wide) / math.sqrt(query.size(-1))
+    lowest = torch.finfo(wide).min
     highest = query.new_full((*query.shape[:-1], 1), lowest)  # (..., rows, 1): the largest so far
     total = torch.zeros_like(highest)  # sum of exp(score - highest)
     output = query.new_zeros(*query.shape[:-1], value.size(-1))  # the same sum, times the values
@@ -66,7 +67,7 @@ def _attend_by_chunks(
     keys, values = key.split(chunk_len, dim=-2), value.split(chunk_len, dim=-2)
     masks = _split_mask(mask, -1, key.size(-2), chunk_len)
     for key_part, value_part, allowed in zip(keys, values, masks, strict=True):
-        scores = query @ key_part.transpose(-2, -1)  # (..., rows, chunk)
+        scores = query @ key_part.to(wide).transpose(-2, -1)  # (..., rows, chunk)
         if allowed is not None:
             scores = scores.masked_fill(~allowed, lowest)
         # The maximum only guards against overflow: it cancels, and so needs no gradient.
@@ -76,9 +77,10 @@ def _attend_by_chunks(
             weights = weights.masked_fill(~allowed, 0.0)
         shrink = (highest - higher).exp()  # (..., rows, 1): what was summed, in the new measure
         total = shrink * total + weights.sum(dim=-1, keepdim=True)
-        output = shrink * output + weights @ value_part
+        output = shrink * output + weights @ value_part.to(wide)
         highest = higher
-    return output / total.masked_fill(total == 0, 1.0)  # 0: the row may attend to nothing
+    output = output / total.masked_fill(total == 0, 1.0)  # 0: the row may attend to nothing
+    return output.to(value.dtype)
 
 
 def _split_mask(
