@@ -44,13 +44,8 @@ class Text:
     @property
     def fingerprint(self) -> str:
         """A hash of the text: going on with another text would be another run."""
-        parts = (
-            self.train.sources,
-            self.train.targets,
-            self.valid.sources,
-            self.valid.targets,
-        )
-        return hashlib.sha256("\0".join(map("\n".join, parts)).encode("utf-8")).hexdigest()
+        sides = (side for text in (self.train, self.valid) for side in (text.sources, text.targets))
+        return hashlib.sha256("\0".join(map("\n".join, sides)).encode("utf-8")).hexdigest()
 
 
 @dataclass(frozen=True)
