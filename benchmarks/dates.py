@@ -21,6 +21,7 @@ from tfm_lib.attention import Attention, dot_score
 from tfm_lib.cache import CachedStep
 from tfm_lib.datasets import Batches, Codec, Pairs, exact_match, load_dates
 from tfm_lib.decoding import greedy
+from tfm_lib.runs import write_atomically
 from tfm_lib.seq2seq import AttentionDecoder, Decoder, Encoder, RecurrentStep, Seq2Seq
 from tfm_lib.tokenizers import CharTokenizer
 from tfm_lib.training import fit, seq2seq_loss, warmup_cosine
@@ -172,9 +173,7 @@ def circumstances() -> dict:
 
 def write(path: Path, results: dict) -> None:
     """Write results as JSON, whole or not at all."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_atomically(path, json.dumps(results, indent=2) + "\n")
 
 
 def main() -> None:

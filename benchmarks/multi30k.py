@@ -29,14 +29,15 @@ from tfm_lib.attention import MultiHeadAttention, fused_attention
 from tfm_lib.datasets import Codec, Pairs
 from tfm_lib.multi30k import load_multi30k
 from tfm_lib.parallel_text import TokenBatches, in_steps
-from tfm_lib.runs import RunError, Settings
+from tfm_lib.runs import RunError, Settings, write_atomically
 from tfm_lib.tokenizers import BPETokenizer
-from tfm_lib.train import load_text, start
-from tfm_lib.trainer import Training, Worker, join_workers, share_loss
+from tfm_lib.train import go_on, start
+from tfm_lib.trainer import Training, share_loss
 from tfm_lib.training import update, warmup_cosine
 from tfm_lib.transformer import FeedForward, Transformer
-from tfm_lib.translator import Translator, corpus_bleu, load_codec
+from tfm_lib.translator import Translator, corpus_bleu
 from tfm_lib.vocab import Vocab
+from tfm_lib.workers import Worker, join_workers
 
 RESULTS = Path(__file__).with_suffix(".json")
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -74,21 +75,18 @@ def trained(name: str, worker: Worker) -> Training:
     elif Settings.load(folder) != settings:
         raise RunError(f"{folder} holds a run with other settings: move it away")
     else:
-        training = Training(settings, folder, worker, load_codec(folder), load_text(settings))
-        if (folder / "last.safetensors").exists():
-            training.resume()
+        training = go_on(folder, worker)
     if training.step < training.steps:
-        print(training)
+        if worker.writes:
+            print(training)
         training.run(save_every=200)
     if training.step < training.steps:
         sys.exit(f"{name} stopped at step {training.step}; the same command goes on")
     return training
 
 
-def measured(name: str) -> dict:
-    """What the file says of one run."""
-    with join_workers() as worker:
-        training = trained(name, worker)
+def measured(training: Training) -> dict:
+    """What the file says of a finished run."""
     settings, folder = training.settings, training.folder
     languages = {"src": settings.src, "tgt": settings.tgt}
     test = load_multi30k("test", **languages)
@@ -338,7 +336,7 @@ def record(name: str, entry: dict) -> None:
     results = recorded() | {name: entry}
     write(RESULTS, results)
     text = README.read_text(encoding="utf-8")
-    README.write_text(TABLE.sub(results_table(results), text), encoding="utf-8", newline="\n")
+    write_atomically(README, TABLE.sub(results_table(results), text))
 
 
 def results_table(results: dict) -> str:
@@ -394,10 +392,12 @@ def main() -> None:
             measure_details()
             continue
         try:
-            entry = measured(name)
+            with join_workers() as worker:
+                training = trained(name, worker)
+            if worker.writes:
+                record(name, measured(training))
         except ValueError as error:
             sys.exit(f"error: {error}")
-        record(name, entry)
 
 
 if __name__ == "__main__":

@@ -51,10 +51,11 @@ LAYERS = {
         *("attention", "cache", "datasets", "decoding", "runs"),
         *("seq2seq", "tokenizers", "transformer", "vocab"),
     },
-    "trainer": {"datasets", "parallel_text", "runs", "training", "translator"},
+    "workers": set(),
+    "trainer": {"datasets", "parallel_text", "runs", "training", "translator", "workers"},
     "train": {
         *("datasets", "multi30k", "parallel_text", "runs"),
-        *("tokenizers", "trainer", "translator"),
+        *("tokenizers", "trainer", "translator", "workers"),
     },
     "translate": {"plotting", "translator"},
     "environment": {"datasets"},

@@ -27,6 +27,7 @@ def test_lines_end_at_line_feeds_alone(tmp_path, content, lines):
     ("content", "message"),
     [
         (b"gut\nsch\xf6n\n", r"a, line 2: byte 0xF6 is not UTF-8.*iconv"),
+        (b"\xef\xbb\xbfgut\nsch\xf6n\n", "a, line 2: byte 0xF6 is not UTF-8"),
         (b"", "is empty"),
         (None, "cannot be read: No such file"),
     ],

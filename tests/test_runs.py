@@ -5,7 +5,14 @@ import os
 import pytest
 import torch
 
-from tfm_lib.runs import RunError, Settings, load_checkpoint, save_checkpoint, write_atomically
+from tfm_lib.runs import (
+    RunError,
+    Settings,
+    epoch_paths,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
 
 STATE = {"step": 7, "history": [{"bleu": 1.5}]}
 
@@ -28,6 +35,7 @@ def test_settings_survive_the_file(tmp_path):
         ({"epochs": 0}, "epochs=0 must be 1 or more"),
         ({"lr": float("nan")}, "lr=nan"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"seed": 2**24}, "seed=16777216 must be at least 0 and below 16777216"),
         ({"data": "files", "train": ("a.de",)}, "two files"),
     ],
 )
@@ -45,6 +53,9 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
         Settings.load(tmp_path)
     (tmp_path / "settings.json").write_text(json.dumps({"width": 3}), encoding="utf-8")
     with pytest.raises(RunError, match=r"cannot be read: .*width"):
+        Settings.load(tmp_path)
+    (tmp_path / "settings.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(RunError, match=r"it holds \[\], no settings"):
         Settings.load(tmp_path)
 
 
@@ -69,6 +80,13 @@ def test_a_truncated_checkpoint_is_refused_by_name(tmp_path, kept):
 def test_an_absent_checkpoint_is_named(tmp_path):
     with pytest.raises(RunError, match="nothing was saved"):
         load_checkpoint(tmp_path / "best.safetensors")
+
+
+def test_epochs_come_in_their_order(tmp_path):
+    for epoch in (1000, 998, 999):
+        (tmp_path / f"epoch-{epoch:03}.safetensors").touch()
+    names = [path.stem for path in epoch_paths(tmp_path)]
+    assert names == ["epoch-998", "epoch-999", "epoch-1000"]
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

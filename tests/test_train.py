@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tfm_lib import train, translate
+from tfm_lib import train, trainer, translate
 from tfm_lib.datasets import load_parallel
 from tfm_lib.runs import RunError, Settings, load_checkpoint
-from tfm_lib.trainer import Worker, share_loss
+from tfm_lib.trainer import share_loss
 from tfm_lib.translator import Translator, build_model
+from tfm_lib.workers import Worker
 
 TINY = (
     *("--vocab-size", "420", "--d-model", "12", "--num-heads", "2", "--num-layers", "1"),
@@ -308,6 +309,44 @@ def test_a_full_disk_does_not_end_the_training(text, finished, tmp_path, monkeyp
     train.main([*text, *TINY, "--save-every", "6", "--out", str(folder)])
     assert "No space left on device). Make room" in capsys.readouterr().out
     assert_same_run(folder, finished)
+
+
+def test_the_best_weights_outlast_a_full_disk(text, finished, tmp_path, monkeypatch):
+    folder, save, refused = tmp_path / "x", trainer.save_checkpoint, []
+
+    def full_at_first(path, *checkpoint):
+        if path.name == "best.safetensors" and len(refused) < 5:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(path, *checkpoint)
+
+    scores = iter([(9.0, "BLEU"), (5.0, "BLEU")])
+    monkeypatch.setattr(trainer, "corpus_bleu", lambda translated, references: next(scores))
+    monkeypatch.setattr(trainer, "save_checkpoint", full_at_first)
+    train.main([*text, *TINY, "--save-every", "10", "--out", str(folder)])
+    assert len(refused) == 5  # at steps 38, 40, 50, 60, 70: until after the next validation
+    best, state = load_checkpoint(folder / "best.safetensors")
+    assert [entry["bleu"] for entry in state["history"]] == [9.0]
+    _, last = load_checkpoint(folder / "last.safetensors")
+    assert [entry["bleu"] for entry in last["history"]] == [9.0, 5.0]
+    expected, _ = load_checkpoint(finished / "epoch-001.safetensors")
+    assert best.keys() == expected.keys()
+    assert all(torch.equal(best[name], weight) for name, weight in expected.items())
+
+
+def test_long_pairs_are_not_validated_on_and_are_counted(text, tmp_path):
+    lines = {"en": ["the cat sleeps.", "the cat sleeps. " * 90], "fr": ["le chat dort."] * 2}
+    for name, column in lines.items():
+        (tmp_path / f"v.{name}").write_text("\n".join(column) + "\n", encoding="utf-8")
+    valid = ["--valid", str(tmp_path / "v.en"), str(tmp_path / "v.fr")]
+    options = train.parse([*text, *valid, *TINY, "--out", str(tmp_path / "x")])
+    training = train.prepare(options, alone())
+    assert training.valid.sources == ["the cat sleeps."]
+    assert "1 for validation; left out: 0 half blank, 1 with more than 100" in str(training)
+    (tmp_path / "v.en").write_text("\n".join(lines["en"][1:] * 2) + "\n", encoding="utf-8")
+    options = train.parse([*text, *valid, *TINY, "--out", str(tmp_path / "y")])
+    with pytest.raises(RunError, match="each of the 2 pairs for validation has a side of more th"):
+        train.prepare(options, alone())
 
 
 def test_a_disk_that_stays_full_is_an_error_and_keeps_the_last_good_file(

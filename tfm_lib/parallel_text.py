@@ -21,6 +21,7 @@ def read_lines(path: str | Path) -> list[str]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        content = error.object  # without the mark that may stand in front of the text
         line = content.count(b"\n", 0, error.start) + 1
         raise ParallelTextError(
             f"{path}, line {line}: byte 0x{content[error.start]:02X} is not UTF-8. Convert the "
@@ -52,6 +53,14 @@ def read_pairs(src_path: str | Path, tgt_path: str | Path) -> tuple[Pairs, int]:
     return Pairs(*zip(*kept, strict=True), ["text"] * len(kept)), len(stripped) - len(kept)
 
 
+def encode_pairs(pairs: Pairs, codec: Codec) -> list[tuple[list[int], list[int]]]:
+    """Source ids with eos, and target ids with bos and eos, of each pair."""
+    return [
+        (codec.encode(source), [codec.vocab.bos_id, *codec.encode(target)])
+        for source, target in zip(pairs.sources, pairs.targets, strict=True)
+    ]
+
+
 class TokenBatches:
     """Lists of (source ids, target ids), about `batch_tokens` padded tokens a side each.
 
@@ -72,11 +81,7 @@ class TokenBatches:
         max_tokens: int,
         seed: int = 0,
     ) -> None:
-        bos_id = codec.vocab.bos_id
-        encoded = [
-            (codec.encode(source), [bos_id, *codec.encode(target)])
-            for source, target in zip(pairs.sources, pairs.targets, strict=True)
-        ]
+        encoded = encode_pairs(pairs, codec)
         self.rows = [row for row in encoded if max(map(len, row)) <= max_tokens]
         self.skipped = len(encoded) - len(self.rows)
         self.batch_tokens, self.seed = batch_tokens, seed

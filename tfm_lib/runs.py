@@ -4,7 +4,7 @@
     tokenizer.json     the sub-words
     last.safetensors   everything needed to go on: weights, optimizer, where it stood
     best.safetensors   the weights with the best validation BLEU
-    epoch-07.safetensors ...  the weights after each of the newest epochs, to average
+    epoch-007.safetensors ...  the weights after each of the newest epochs, to average
 
 Files hold tensors and JSON only, so that reading one runs no code. Each is written under another
 name, then moved into place: after a crash the old file or the new one is there, whole.
@@ -71,6 +71,8 @@ class Settings:
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise RunError(f"{name}={getattr(self, name)} must be 1 or more")
+        if not 0 <= self.seed < 2**24:  # it is shifted by 40 bits to seed each batch's dropout
+            raise RunError(f"seed={self.seed} must be at least 0 and below {2**24}")
         if not 0 < self.lr < math.inf:
             raise RunError(f"lr={self.lr} must be positive and finite")
         for name in ("dropout", "smoothing"):
@@ -100,6 +102,8 @@ class Settings:
         path = folder / "settings.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds {found!r}, no settings")
             return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
         except FileNotFoundError:
             raise RunError(f"{folder} is not a run: it holds no settings.json") from None
@@ -109,7 +113,7 @@ class Settings:
 
 def epoch_paths(folder: Path) -> list[Path]:
     """The checkpoints of the newest epochs, oldest first."""
-    return sorted(folder.glob("epoch-*.safetensors"))
+    return sorted(folder.glob("epoch-*.safetensors"), key=lambda path: (len(path.name), path.name))
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -137,7 +141,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
-            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
+            # Copies: what stays mapped cannot be replaced by the next save on Windows.
+            names = file.keys()
+            return {name: file.get_tensor(name).clone() for name in names}, state
     except FileNotFoundError:
         raise RunError(f"{path} does not exist: nothing was saved there yet") from None
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:

@@ -18,8 +18,9 @@ from tfm_lib.multi30k import load_multi30k
 from tfm_lib.parallel_text import read_pairs
 from tfm_lib.runs import RunError, Settings, epoch_paths
 from tfm_lib.tokenizers import BPETokenizer
-from tfm_lib.trainer import Text, Training, Worker, join_workers, wait_for_others
+from tfm_lib.trainer import Text, Training
 from tfm_lib.translator import load_codec
+from tfm_lib.workers import Worker, join_workers, wait_for_others
 
 HELD_OUT = 50  # without validation files, one pair in so many
 
@@ -62,6 +63,20 @@ def start(settings: Settings, folder: Path, worker: Worker) -> Training:
     return training
 
 
+def go_on(folder: Path, worker: Worker) -> Training:
+    """The run in a folder, where it was saved last; RunError if that cannot be told."""
+    settings = Settings.load(folder)
+    training = Training(settings, folder, worker, load_codec(folder), load_text(settings))
+    if (folder / "last.safetensors").exists():
+        training.resume()
+    elif epoch_paths(folder):
+        raise RunError(
+            f"{folder} holds checkpoints, but no last.safetensors: rename the newest to it, or "
+            "train anew in another folder"
+        )
+    return training
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line: an option for every setting, and --out, --resume, --save-every."""
     parser = argparse.ArgumentParser(
@@ -79,7 +94,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         elif kind is bool:
             parser.add_argument(option, action=argparse.BooleanOptionalAction)
         else:
-            parser.add_argument(option, type=kind, help=f"default {field.default}")
+            with_gpu = "; bfloat16 on a GPU" if field.name == "precision" else ""
+            parser.add_argument(option, type=kind, help=f"default {field.default}{with_gpu}")
     options = parser.parse_args(arguments)
     if options.save_every < 1:
         parser.error(f"--save-every {options.save_every} must be 1 or more")
@@ -99,20 +115,11 @@ def prepare(options: argparse.Namespace, worker: Worker) -> Training:
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     exists = (folder / "settings.json").exists()
     if "resume" in options or (restarted and exists):
-        settings = Settings.load(folder)
-        known = asdict(settings)
+        known = asdict(Settings.load(folder))
         if changed := {key: value for key, value in given.items() if known[key] != value}:
             before = {key: known[key] for key in changed}
             raise RunError(f"{folder} was begun with {before}, not {changed}: leave them out")
-        training = Training(settings, folder, worker, load_codec(folder), load_text(settings))
-        if (folder / "last.safetensors").exists():
-            training.resume()
-        elif epoch_paths(folder):
-            raise RunError(
-                f"{folder} holds checkpoints, but no last.safetensors: rename the newest to it, or "
-                "train anew in another folder"
-            )
-        return training
+        return go_on(folder, worker)
     wait_for_others(worker)  # all have looked before the first one writes
     if exists:
         raise RunError(f"{folder} holds a run: go on with --resume, or choose another --out")
@@ -129,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
             if worker.writes:
                 print(training)
             training.run(save_every=options.save_every)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         if worker.writes:
             at = f"step {training.step} of {training.steps}"

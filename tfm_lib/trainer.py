@@ -11,24 +11,24 @@ one that never stopped, and one on several workers with those of one alone, but 
 
 import contextlib
 import hashlib
-import os
 import signal
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from tfm_lib.datasets import Codec, Pairs, pad
-from tfm_lib.parallel_text import TokenBatches, in_steps, target_tokens
+from tfm_lib.parallel_text import TokenBatches, encode_pairs, in_steps, target_tokens
 from tfm_lib.runs import RunError, Settings, epoch_paths, load_checkpoint, save_checkpoint
 from tfm_lib.training import label_smoothing_loss, update, warmup_cosine
 from tfm_lib.translator import Translator, build_model, corpus_bleu, load_weights, weights_of
+from tfm_lib.workers import Worker
 
 KEPT_EPOCHS = 5  # the paper averages its base models' last 5 checkpoints (section 6.1)
 
@@ -46,73 +46,6 @@ class Text:
         """A hash of the text: going on with another text would be another run."""
         sides = (side for text in (self.train, self.valid) for side in (text.sources, text.targets))
         return hashlib.sha256("\0".join(map("\n".join, sides)).encode("utf-8")).hexdigest()
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One of the processes that train together."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def writes(self) -> bool:
-        """Whether this is the one that writes files and prints."""
-        return self.rank == 0
-
-    def share(self, batches: list) -> list:
-        """This worker's batches of a step: no batch goes to two workers."""
-        return batches[self.rank :: self.world_size]
-
-
-@contextlib.contextmanager
-def join_workers() -> Iterator[Worker]:
-    """Meet the processes that torchrun started, or be alone; a GPU is used where there is one."""
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-    if "RANK" not in os.environ:
-        yield Worker(0, 1, device)
-        return
-    store, rank, world_size = next(distributed.rendezvous("env://"))
-    distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=distributed.PrefixStore(agree_on_name(store, rank, world_size), store),
-        rank=rank,
-        world_size=world_size,
-    )
-    try:
-        yield Worker(rank, world_size, device)
-    finally:
-        distributed.destroy_process_group()
-
-
-def agree_on_name(store: distributed.Store, rank: int, world_size: int) -> str:
-    """A name that only the workers started together know.
-
-    torchrun keeps its store when it starts lost workers again, with the addresses of the dead in
-    it. So rank 0 thinks of a name and hands it to whoever asks under a name of their own; a dead
-    worker's question gets an answer that nobody reads.
-    """
-    own_name = uuid.uuid4().hex
-    if rank > 0:
-        store.set(f"asks/{rank}", own_name)
-        name = store.get(f"answer/{own_name}").decode()  # waits for rank 0
-        store.set(f"{name}/{rank}", "ready")
-        return name
-    others = range(1, world_size)
-    while not all(store.check([f"{own_name}/{other}"]) for other in others):
-        for other in others:
-            if store.check([f"asks/{other}"]):
-                store.set(f"answer/{store.get(f'asks/{other}').decode()}", own_name)
-        time.sleep(0.01)
-    return own_name
-
-
-def wait_for_others(worker: Worker) -> None:
-    """Go on when every worker has come here."""
-    if worker.world_size > 1:
-        distributed.barrier()
 
 
 def share_loss(
@@ -166,6 +99,7 @@ class Training:
             max_tokens=settings.max_tokens,
             seed=settings.seed,
         )
+        self.valid = not_over(settings.max_tokens, text.valid, codec)
         # Lengths decide the cuts, so each epoch has as many batches.
         self.epoch_steps = len(in_steps(self.batches.epoch(1), settings.batches_per_step))
         self.steps = settings.epochs * self.epoch_steps
@@ -178,39 +112,52 @@ class Training:
             self.model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )
         self.step, self.seconds, self.history = 0, 0.0, []
+        self.unwritten = {}  # name of a file -> its tensors and state, until a save writes it
 
     def __str__(self) -> str:
         weights = sum(weight.numel() for weight in self.model.parameters())
+        too_long = self.batches.skipped + len(self.text.valid) - len(self.valid)
         return (
             f"{self.settings.model}, {weights:,} weights, on {self.worker.device}, "
             f"{self.worker.world_size} worker(s)\n{len(self.batches.rows)} pairs for training, "
-            f"{len(self.text.valid)} for validation; left out: {self.text.blank} half blank, "
-            f"{self.batches.skipped} with more than {self.settings.max_tokens} tokens\n"
+            f"{len(self.valid)} for validation; left out: {self.text.blank} half blank, "
+            f"{too_long} with more than {self.settings.max_tokens} tokens\n"
             f"{self.steps} steps, {self.epoch_steps} an epoch"
         )
 
     def save(self) -> bool:
-        """Write last.safetensors; False if it could not be written."""
+        """Write what validation kept, then last.safetensors; False if a file was not written.
+
+        In this order: a run is never resumed behind weights that were lost.
+        """
+        if not self.worker.writes:
+            return True
         tensors = weights_of(self.model)
         for number, held in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in held.items()}
-        return self._write("last", tensors)
-
-    def _write(self, name: str, tensors: dict[str, Tensor]) -> bool:
-        if not self.worker.writes:
-            return True
-        state = {key: getattr(self, key) for key in ("step", "seconds", "history")}
-        state["text"] = self.text.fingerprint
-        path = self.folder / f"{name}.safetensors"
-        try:
-            save_checkpoint(path, tensors, state)
-        except OSError as error:  # a full disk must not end hours of training
-            tqdm.write(
-                f"step {self.step}: {path} was not written ({error}). Make room: training "
-                "goes on, and the next save tries again"
-            )
-            return False
+        for name, checkpoint in (self.unwritten | {"last": (tensors, self.state())}).items():
+            path = self.folder / f"{name}.safetensors"
+            try:
+                save_checkpoint(path, *checkpoint)
+            except OSError as error:  # a full disk must not end hours of training
+                tqdm.write(
+                    f"step {self.step}: {path} was not written ({error}). Make room: training "
+                    "goes on, and the next save tries again"
+                )
+                return False
+            self.unwritten.pop(name, None)
+        for path in epoch_paths(self.folder)[:-KEPT_EPOCHS]:
+            path.unlink()
         return True
+
+    def state(self) -> dict:
+        """Where the run stands, as every checkpoint says."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": [*self.history],
+            "text": self.text.fingerprint,
+        }
 
     def resume(self) -> None:
         """Go on from last.safetensors; RunError if it is damaged or belongs to another text."""
@@ -229,7 +176,7 @@ class Training:
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
 
     def run(self, *, save_every: int) -> None:
-        """Train to the end, or until Ctrl-C; saved every `save_every` steps and then.
+        """Train to the end, or until Ctrl-C; saved then, and after epochs and `save_every` steps.
 
         RunError if the last save failed.
         """
@@ -245,9 +192,9 @@ class Training:
             for batches in self.remaining():
                 bar.set_postfix(loss=f"{self.train_on(model, batches):.2f}", refresh=False)
                 bar.update()
-                if self.step % self.epoch_steps == 0:
+                if epoch_ends := self.step % self.epoch_steps == 0:
                     self.validate()
-                if stop or self.step % save_every == 0 or self.step == self.steps:
+                if stop or epoch_ends or self.step % save_every == 0:
                     saved = self.save()
                 if stop:
                     break
@@ -282,22 +229,34 @@ class Training:
         return value
 
     def validate(self) -> None:
-        """Translate the validation text, keep the weights, and the best of them as best."""
+        """Translate the validation text; keep the weights for the next save, the best as best."""
         if not self.worker.writes:
             return
-        translated = Translator(self.model, self.codec).translate(self.text.valid.sources)
-        bleu, signature = corpus_bleu(translated, self.text.valid.targets)
+        translated = Translator(self.model, self.codec).translate(self.valid.sources)
+        bleu, signature = corpus_bleu(translated, self.valid.targets)
         best = max((entry["bleu"] for entry in self.history), default=-1.0)
         epoch = self.step // self.epoch_steps
         self.history.append(
             {"epoch": epoch, "step": self.step, "bleu": bleu, "seconds": self.seconds}
         )
         tqdm.write(f"epoch {epoch}: validation BLEU {bleu:.2f} ({signature})")
+        kept = {name: weight.detach().clone() for name, weight in weights_of(self.model).items()}
+        # An older epoch that a full disk refused is let go; the best weights are not.
+        self.unwritten = {name: file for name, file in self.unwritten.items() if name == "best"}
         if bleu > best:
-            self._write("best", weights_of(self.model))
-        if self._write(f"epoch-{epoch:03}", weights_of(self.model)):
-            for path in epoch_paths(self.folder)[:-KEPT_EPOCHS]:
-                path.unlink()
+            self.unwritten["best"] = kept, self.state()
+        self.unwritten[f"epoch-{epoch:03}"] = kept, self.state()
+
+
+def not_over(max_tokens: int, pairs: Pairs, codec: Codec) -> Pairs:
+    """The pairs without those with a longer side; RunError if that is all of them."""
+    fits = [max(map(len, row)) <= max_tokens for row in encode_pairs(pairs, codec)]
+    if not any(fits):
+        raise RunError(
+            f"each of the {len(pairs)} pairs for validation has a side of more than {max_tokens=}"
+        )
+    columns = (pairs.sources, pairs.targets, pairs.kinds)
+    return Pairs(*(list(compress(column, fits)) for column in columns))
 
 
 @contextlib.contextmanager

@@ -40,10 +40,11 @@ def portions(lines: Iterable[str], size: int) -> Iterator[list[str]]:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    sys.stdout.reconfigure(encoding="utf-8")  # a pipe on Windows has another
     try:
         translator = Translator.load(options.run, options.weights)
         if not options.texts:
-            sys.stdin.reconfigure(encoding="utf-8")
+            sys.stdin.reconfigure(encoding="utf-8-sig")
         source = options.texts or sys.stdin
         # A person who types waits for each line; a file is faster in batches.
         size = 1 if source is sys.stdin and sys.stdin.isatty() else options.batch_size

@@ -90,7 +90,8 @@ class Translator:
     ) -> list[str]:
         """The translations, in the texts' order; beam_size=1 is greedy. A blank text stays blank.
 
-        A translation ends after 1.5 times the source's tokens plus 10 at the latest.
+        Texts of like length are translated together, `batch_size` at a time. A translation ends at
+        the latest after 10 tokens and 1.5 times those of the longest text beside it.
         """
         order = sorted(  # by length, so that little is padded
             (i for i, text in enumerate(texts) if text.strip()), key=lambda i: len(texts[i])
