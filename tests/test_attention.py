@@ -159,6 +159,14 @@ def test_hard_attention_picks_one_value_and_stops_the_gradient():
     assert not weights.requires_grad
 
 
+def test_hard_attention_tells_scores_apart_that_softmax_does_not():
+    key = torch.tensor([[0.0], [1e-8], [-1.0], [1.0]])  # exp(-1e-8) rounds to 1
+    mask = torch.tensor([[True, True, True, False]])
+    output, weights = hard_attention(torch.ones(1, 1), key, key, mask)
+    assert torch.equal(weights, torch.tensor([[0.0, 1.0, 0.0, 0.0]]))
+    assert torch.equal(output, key[1:2])
+
+
 def test_dropout_keeps_the_mean_and_returns_undropped_weights():
     query, key, value = (x[:1, :1] for x in make_inputs(torch.float64, requires_grad=False))
     output, weights = scaled_dot_product_attention(query, key, value)
@@ -255,6 +263,7 @@ X = torch.zeros(2, 5, 6)
     [
         (lambda: MultiHeadAttention(510, 6 + 1), "d_model=510 must be divisible by num_heads=7"),
         (lambda: MultiHeadAttention(6, 0), "num_heads=0"),
+        (lambda: MultiHeadAttention(6, 1)(X[0], X[0], X[0]), r"d_model\), got \(5, 6\)"),
         (lambda: scaled_dot_product_attention(X, X[..., :5], X), r"key \(2, 5, 5\)"),
         (lambda: scaled_dot_product_attention(X, X, X[:, :4]), r"value \(2, 4, 6\)"),
         (lambda: fused_attention(X, X[:1], X[:1]), r"key \(1, 5, 6\)"),

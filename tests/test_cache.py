@@ -66,6 +66,8 @@ def test_a_prefix_that_does_not_continue_the_cache_is_refused():
     step = CachedStep(model, src_ids)
     with pytest.raises(ValueError, match="holds 0 tokens, so the prefix must have 1, got 2"):
         step(torch.ones(3, 2).long())
+    with pytest.raises(ValueError, match="3 sources, but 1 targets in one batch"):
+        step(torch.ones(1, 1).long())
 
 
 @pytest.mark.parametrize("step", [CachedStep, RecomputedStep])

@@ -254,6 +254,7 @@ def test_padding():
     rows = pad([[5], [6, 7, 8]], pad_id=9)
     assert rows.dtype == torch.long
     assert rows.tolist() == [[5, 9, 9], [6, 7, 8]]
+    assert pad([[], []]).dtype == torch.long
     with pytest.raises(ValueError, match="at least one row; got none"):
         pad([])
 

@@ -113,7 +113,7 @@ def test_steps_equal_forward(name, src_ids, tgt_ids):
     model = make_model(name)
     expected = model(src_ids, tgt_ids)
     assert expected.shape == (3, TGT_LEN, TGT_VOCAB)
-    step = RecurrentStep(model, src_ids)
+    step = RecurrentStep(model.eval(), src_ids)
     for length in range(1, TGT_LEN + 1):
         logits = step(tgt_ids[:, :length])
         torch.testing.assert_close(logits, expected[:, length - 1])
@@ -123,7 +123,7 @@ def test_steps_equal_forward(name, src_ids, tgt_ids):
 @pytest.mark.parametrize("name", DECODERS)
 def test_reorder_moves_whole_rows(name, src_ids, tgt_ids):
     model = make_model(name)
-    step = RecurrentStep(model, src_ids)
+    step = RecurrentStep(model.eval(), src_ids)
     tgt_ids = tgt_ids.clone()
     for length in range(1, 4):
         step(tgt_ids[:, :length])
@@ -258,7 +258,7 @@ def test_step_by_step_maps_equal_those_of_forward(src_ids, tgt_ids):
     with record_attention(model) as at_once:
         model(src_ids, tgt_ids)
     with record_attention(model) as one_by_one:
-        step = RecurrentStep(model, src_ids)
+        step = RecurrentStep(model.eval(), src_ids)
         for length in range(1, TGT_LEN + 1):
             step(tgt_ids[:, :length])
     joined = torch.cat(one_by_one["decoder.attention"], dim=1)
@@ -322,9 +322,9 @@ def test_learns_to_reverse_digits(name):
 
     expected = tgt_ids[unseen, 1:]  # (36, 4)
     ids = {"batch_size": 36, "bos_id": BOS, "eos_id": EOS, "pad_id": PAD, "max_len": 4}
-    found = greedy(RecurrentStep(model, src_ids[unseen]), **ids)
+    found = greedy(RecurrentStep(model.eval(), src_ids[unseen]), **ids)
     assert (found == expected).all(dim=1).float().mean() >= 0.9
-    found, _ = beam_search(RecurrentStep(model, src_ids[unseen]), beam_size=3, **ids)
+    found, _ = beam_search(RecurrentStep(model.eval(), src_ids[unseen]), beam_size=3, **ids)
     assert (found == expected).all(dim=1).float().mean() >= 0.9
 
 
@@ -352,7 +352,7 @@ def test_refuses_batches_that_do_not_fit(src_ids, tgt_ids):
         model = make_model(name)
         with pytest.raises(ValueError, match="3 sources, but 2 targets"):
             model(src_ids, tgt_ids[:2])
-        step = RecurrentStep(model, src_ids)
+        step = RecurrentStep(model.eval(), src_ids)
         with pytest.raises(ValueError, match="3 sources, but 2 targets"):
             step(tgt_ids[:2, :1])
 
@@ -371,12 +371,17 @@ def test_refuses_misplaced_pads(src_ids, tgt_ids):
 
 
 def test_refuses_a_prefix_of_another_length(src_ids, tgt_ids):
-    step = RecurrentStep(make_model("dot"), src_ids)
+    step = RecurrentStep(make_model("dot").eval(), src_ids)
     with pytest.raises(ValueError, match="has read 0 tokens, so the prefix must have 1, got 2"):
         step(tgt_ids[:, :2])
     step(tgt_ids[:, :1])
     with pytest.raises(ValueError, match="has read 1 tokens, so the prefix must have 2, got 1"):
         step(tgt_ids[:, :1])
+
+
+def test_a_step_refuses_training_mode(src_ids):
+    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
+        RecurrentStep(make_model("dot").train(), src_ids)
 
 
 def test_refuses_sizes_that_do_not_fit():

@@ -95,10 +95,14 @@ def hard_attention(
     The weights are one-hot, so no gradient reaches query or key. Xu et al. 2015 (section 4.1)
     sample from the softmax instead and train by reinforcement; this is the greedy form.
     """
-    weights = masked_softmax(dot_score(query, key), mask)  # (..., query_len, key_len)
-    one_hot = F.one_hot(weights.argmax(dim=-1), key.size(-2)).to(value.dtype)
+    scores = dot_score(query, key)  # (..., query_len, key_len)
     if mask is not None:
-        one_hot = one_hot.masked_fill(~mask, 0.0)
+        check_mask(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
+    # Of the scores, not of their softmax, whose rounding makes ties.
+    one_hot = F.one_hot(scores.argmax(dim=-1), key.size(-2)).to(value.dtype)
+    if mask is not None:
+        one_hot = one_hot.masked_fill(~mask, 0.0)  # a row that may attend to nothing gets zeros
     return one_hot @ value, one_hot
 
 
@@ -185,6 +189,8 @@ class MultiHeadAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         # (batch, length, d_model) -> (batch, num_heads, length, d_k)
+        if x.dim() != 3:
+            raise ValueError(f"need (batch, length, d_model), got {tuple(x.shape)}")
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     @classmethod
@@ -243,7 +249,8 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """Collect the weights of every forward pass inside the `with` block, without a second pass.
 
     Yields a dictionary: the name of each `Attention`, `MultiHeadAttention` or `recordable` function
-    in the model -> its weights, one detached tensor a call, in order. Raises ValueError if the
+    in the model -> its weights, one detached tensor a call, in order. A step that calls
+    `MultiHeadAttention.attend`, as `CachedStep` does, leaves no weights. Raises ValueError if the
     model holds none.
     """
     layers = {

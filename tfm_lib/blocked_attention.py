@@ -17,7 +17,6 @@ from tfm_lib.attention import (
     check_shapes,
     scaled_dot_product_attention,
 )
-from tfm_lib.masks import window_mask
 
 
 def chunked_attention(chunk_len: int) -> AttentionFunction:
@@ -129,7 +128,8 @@ def windowed_attention(window: int) -> AttentionFunction:
         keys, values = _neighbourhoods(key, size), _neighbourhoods(value, size)
         seen = seen.expand(*seen.shape[:-1], length)[(None,) * (query.dim() - seen.dim())]
         exists = _neighbourhoods(seen.transpose(-2, -1), size)  # (..., blocks, 3 * size, 1)
-        near = window_mask(3 * size, window)[size : 2 * size].to(query.device)  # (size, 3 * size)
+        position = torch.arange(3 * size, device=query.device)
+        near = (position[size : 2 * size, None] - position).abs() <= window  # (size, 3 * size)
         output, _ = scaled_dot_product_attention(
             queries, keys, values, near & exists.transpose(-2, -1)
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tfm_lib.decoding import require_eval
 from tfm_lib.masks import padding_mask
 from tfm_lib.transformer import DecoderLayer, Transformer
 
@@ -78,6 +79,10 @@ class CachedStep:
                 f"the cache holds {self.length} tokens, so the prefix must have {self.length + 1}, "
                 f"got {token_ids.size(1)}"
             )
+        if len(token_ids) != len(self.memory_mask):
+            raise ValueError(
+                f"{len(self.memory_mask)} sources, but {len(token_ids)} targets in one batch"
+            )
         x = self.model.tgt_embedding(token_ids[:, -1:], start=self.length)  # (rows, 1, d_model)
         mask = padding_mask(token_ids, self.model.pad_id)  # (rows, 1, 1, length)
         for layer, caches in zip(self.model.decoder.layers, self.caches, strict=True):
@@ -112,9 +117,3 @@ class CachedStep:
         x = around_self(x, attend_to_target)
         x = around_cross(x, attend_to_memory)
         return around_feed_forward(x, layer.feed_forward)
-
-
-def require_eval(model: nn.Module) -> None:
-    """Raise ValueError if the model is in training mode: dropout would spoil what it writes."""
-    if model.training:
-        raise ValueError("the model is in training mode (dropout is on): call model.eval() first")

@@ -96,7 +96,8 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int = Vocab.pad_id) -> Tensor:
     if not rows:
         raise ValueError("a batch needs at least one row; got none")
     longest = max(map(len, rows))
-    return torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows])
+    padded = [[*row, *[pad_id] * (longest - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.long)
 
 
 class Batches:

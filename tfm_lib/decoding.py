@@ -5,6 +5,7 @@ and returns the logits of the next one, (rows, vocab). A step that keeps state f
 an RNN's hidden state or a key-value cache, also has `reorder(rows)`: afterwards its row i continues
 what was row rows[i]. Nothing else is asked of a model, so RNNs and Transformers decode alike.
 
+Tensors are made on the default device: decode on another one inside `with torch.device(...)`.
 Results leave out bos, contain eos, and hold pad after it. An `eos_id` outside the vocabulary, such
 as -1, never ends a row.
 """
@@ -13,9 +14,15 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Step = Callable[[Tensor], Tensor]
+
+
+def require_eval(model: nn.Module) -> None:
+    """Raise ValueError if the model is in training mode: dropout would spoil what it writes."""
+    if model.training:
+        raise ValueError("the model is in training mode (dropout is on): call model.eval() first")
 
 
 def next_logits(step: Step, token_ids: Tensor) -> Tensor:

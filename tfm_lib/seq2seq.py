@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tfm_lib.attention import AttentionFunction, recordable
+from tfm_lib.decoding import require_eval
 from tfm_lib.recurrent import GRU, Bidirectional
 
 
@@ -171,11 +172,13 @@ class RecurrentStep:
 
     step(token_ids (rows, length), all tokens so far) -> logits (rows, vocab_size) for the next one;
     each call must bring exactly one token more than the last. `reorder(rows)` makes row i continue
-    what was row rows[i]. Raises ValueError for a prefix of another length, and what the model does.
+    what was row rows[i]. Raises ValueError if the model is in training mode or a prefix has another
+    length, and what the model does.
     """
 
     @torch.no_grad()
     def __init__(self, model: Seq2Seq, src_ids: Tensor) -> None:
+        require_eval(model)
         self.decoder = model.decoder
         self.state = model.decoder.start(model.encoder(src_ids))
         self.length = 0  # target tokens read so far

@@ -28,7 +28,8 @@ class WordTokenizer:
     A word that ends in an apostrophe stands alone but touches the next (``l'`` + ``ami``);
     a piece that begins with ``|`` touches the word before it (Korean particles and endings,
     ``고양이|가`` -> ``고양이`` + ``|가``). ``detokenize`` restores the text exactly
-    if its words are one space apart and its marks touch the word before them.
+    if its words are one space apart, its marks touch the word before them, its apostrophes
+    touch both neighbours and its ``|`` the piece behind them.
     """
 
     TOKEN = re.compile(r"[.,?!]|\|?[^ |.,?!']*'|\|?[^ |.,?!']+")

@@ -207,7 +207,7 @@ class InputEmbedding(nn.Module):
 
     def forward(self, token_ids: Tensor, start: int = 0) -> Tensor:
         if token_ids.dim() != 2 or token_ids.numel() == 0:
-            raise ValueError(f"token_ids must be (batch, length), got {tuple(token_ids.shape)}")
+            raise ValueError(f"empty or not (batch, length): token_ids {tuple(token_ids.shape)}")
         lowest, highest = (int(bound) for bound in token_ids.aminmax())
         if lowest < 0 or highest >= self.tokens.num_embeddings:
             raise ValueError(

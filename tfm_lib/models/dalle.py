@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tfm_lib.attention import AttentionFunction
-from tfm_lib.cache import require_eval
+from tfm_lib.decoding import require_eval
 from tfm_lib.transformer import Encoder, EncoderLayer
 
 

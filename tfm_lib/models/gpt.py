@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tfm_lib.attention import AttentionFunction, scaled_dot_product_attention
-from tfm_lib.cache import LayerCache, require_eval
+from tfm_lib.cache import LayerCache
+from tfm_lib.decoding import require_eval
 from tfm_lib.masks import causal_mask
 from tfm_lib.positions import LearnedPositions
 from tfm_lib.training import label_smoothing_loss

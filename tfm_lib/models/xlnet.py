@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tfm_lib.cache import require_eval
+from tfm_lib.decoding import require_eval
 from tfm_lib.relative_attention import RelativeMultiHeadAttention, relative_encoding
 from tfm_lib.transformer import FeedForward, Residual
 
