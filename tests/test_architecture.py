@@ -29,7 +29,7 @@ LAYERS = {
     "corpus": {"sentences", "grammar", "lexicon"},
     "attention": {"masks"},
     "blocked_attention": {"attention"},
-    "sparse_attention": {"attention", "masks"},
+    "sparse_attention": {"attention", "blocked_attention", "masks"},
     "language_data": set(),
     "download": set(),
     "datasets": {"vocab", "tokenizers", "grammar", "corpus"},

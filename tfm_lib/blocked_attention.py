@@ -124,7 +124,7 @@ def windowed_attention(window: int) -> AttentionFunction:
             )
         # A block is as long as the window, so a query sees its own block and the two next to it.
         size = max(1, min(window, length))
-        queries = _blocks(query, size)  # (..., blocks, size, d_k)
+        queries = split_blocks(query, size)  # (..., blocks, size, d_k)
         keys, values = _neighbourhoods(key, size), _neighbourhoods(value, size)
         seen = seen.expand(*seen.shape[:-1], length)[(None,) * (query.dim() - seen.dim())]
         exists = _neighbourhoods(seen.transpose(-2, -1), size)  # (..., blocks, 3 * size, 1)
@@ -138,13 +138,13 @@ def windowed_attention(window: int) -> AttentionFunction:
     return attend
 
 
-def _blocks(x: Tensor, size: int) -> Tensor:
+def split_blocks(x: Tensor, size: int) -> Tensor:
     """Cut (..., length, width) into (..., blocks, size, width); zeros fill the last block."""
     return F.pad(x, (0, 0, 0, -x.size(-2) % size)).unflatten(-2, (-1, size))
 
 
 def _neighbourhoods(x: Tensor, size: int) -> Tensor:
     """Each block with the one before it and the one after it: (..., blocks, 3 * size, width)."""
-    blocks = F.pad(_blocks(x, size), (0, 0, 0, 0, 1, 1))  # blocks of zeros (False) at both ends
+    blocks = F.pad(split_blocks(x, size), (0, 0, 0, 0, 1, 1))  # zeros (False) at both ends
     before, own, after = blocks[..., :-2, :, :], blocks[..., 1:-1, :, :], blocks[..., 2:, :, :]
     return torch.cat([before, own, after], dim=-2)

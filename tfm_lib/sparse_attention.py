@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tfm_lib.attention import AttentionFunction, check_mask, check_shapes, fused_attention
+from tfm_lib.blocked_attention import split_blocks
 from tfm_lib.masks import causal_mask
 
 # (query positions i, key positions j) -> boolean, whether j is in A_i; i and j broadcast.
@@ -199,12 +200,12 @@ def _attention_by_blocks(stride: int, parts: list[tuple[Membership, View]]) -> A
         if mask is not None:
             check_mask(mask, (*query.shape[:-1], length))
             mask = mask.expand(*mask.shape[:-2], length, length)
-        queries = _blocks(query, size) / math.sqrt(query.size(-1))  # (..., blocks, l, d_k)
-        keys = _blocks(key, size)
+        queries = split_blocks(query, size) / math.sqrt(query.size(-1))  # (..., blocks, l, d_k)
+        keys = split_blocks(key, size)
         # A last column of ones: where the values are summed by weight, it sums the weights.
-        values = _blocks(F.pad(value, (0, 1), value=1.0), size)  # (..., blocks, l, d_v + 1)
+        values = split_blocks(F.pad(value, (0, 1), value=1.0), size)  # (..., blocks, l, d_v + 1)
         # Zeros fill the last block and what lies before the first; as positions, they count from 1.
-        places = _blocks(torch.arange(1, length + 1, device=query.device)[:, None], size)
+        places = split_blocks(torch.arange(1, length + 1, device=query.device)[:, None], size)
         i = torch.arange(places.size(0) * size, device=query.device).view_as(places)
         scores = []
         for number, (member, view) in enumerate(parts):
@@ -233,11 +234,6 @@ def _attention_by_blocks(stride: int, parts: list[tuple[Membership, View]]) -> A
         return output.flatten(-3, -2)[..., :length, :], None
 
     return attend
-
-
-def _blocks(x: Tensor, size: int) -> Tensor:
-    """Cut (..., n, width) into (..., blocks, size, width); zeros fill the last block."""
-    return F.pad(x, (0, 0, 0, -x.size(-2) % size)).unflatten(-2, (-1, size))
 
 
 def _own(blocks: Tensor) -> Tensor:
