@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -45,12 +45,15 @@ RUNS = README.with_name("runs")
 
 SMALL = Settings(vocab_size=4000, num_layers=2, dropout=0.15, epochs=8, lr=4e-3)
 FULL = Settings(vocab_size=4000, num_layers=3, dropout=0.25, epochs=24, lr=4e-3, warmup=600)
+EN_DE = replace(FULL, src="en", tgt="de", num_layers=4, d_ff=256, dropout=0.3, epochs=52)
 SETTINGS = {
     "small": SMALL,
     "rnn": replace(SMALL, model="rnn", d_ff=256, dropout=0.2, lr=3e-3),
     "full": FULL,
-    "full en-de": replace(FULL, src="en", tgt="de", num_layers=4, d_ff=256, dropout=0.3, epochs=64),
+    "full en-de": EN_DE,
+    "second en-de": replace(EN_DE, seed=1),
 }
+TOGETHER = {"both en-de": ("full en-de", "second en-de")}  # runs whose predictions are averaged
 WAYS = {"greedy": 1, "beam 5": 5}  # beam sizes
 PENALTIES = (0.5, 1.0, 1.5, 2.0)  # for length: the best one on the validation split is used
 HEADER = (
@@ -85,16 +88,18 @@ def trained(name: str, worker: Worker) -> Training:
     return training
 
 
-def measured(training: Training) -> dict:
-    """What the file says of a finished run."""
+def measured(training: Training, others: Sequence[Training] = ()) -> dict:
+    """What the file says of a finished run, or of it and others that translate together."""
     settings, folder = training.settings, training.folder
+    runs, folders = [training, *others], [other.folder for other in others]
     languages = {"src": settings.src, "tgt": settings.tgt}
     test = load_multi30k("test", **languages)
-    penalties = by_penalty(Translator.load(folder), load_multi30k("val", **languages))
+    valid = load_multi30k("val", **languages)
+    penalties = by_penalty(Translator.load(folder, others=folders), valid)
     penalty = max(penalties, key=penalties.get)
     scores: dict[str, dict] = {"best": {}, "average": {}}
     for weights, found in scores.items():
-        translator = Translator.load(folder, weights)
+        translator = Translator.load(folder, weights, folders)
         for way, beam_size in WAYS.items():
             written = translator.translate(
                 test.sources, beam_size=beam_size, length_penalty=penalty
@@ -105,12 +110,12 @@ def measured(training: Training) -> dict:
     # The last ones written: average weights, beam 5.
     return circumstances() | {
         "settings": asdict(settings),
-        "parameters": sum(weight.numel() for weight in training.model.parameters()),
-        "steps": training.steps,
-        "seconds": round(training.seconds),
+        "parameters": sum(w.numel() for run in runs for w in run.model.parameters()),
+        "steps": sum(run.steps for run in runs),
+        "seconds": round(sum(run.seconds for run in runs)),
         "validation": [
             {"epoch": e["epoch"], "bleu": round(e["bleu"], 2), "seconds": round(e["seconds"])}
-            for e in training.history
+            for e in ([] if others else training.history)
         ],
         "validation_by_length_penalty": penalties,
         "length_penalty": penalty,
@@ -342,14 +347,15 @@ def record(name: str, entry: dict) -> None:
 def results_table(results: dict) -> str:
     """README's table of the runs that have been recorded."""
     rows = []
-    for name, settings in SETTINGS.items():
+    for name in (*SETTINGS, *TOGETHER):
         if name not in results:
             continue
         run, found = results[name], results[name]["test"]["best"]
+        settings = run["settings"]
         cells = (
             name,
-            KINDS[settings.model],
-            f"{settings.src} to {settings.tgt}",
+            KINDS[settings["model"]],
+            f"{settings['src']} to {settings['tgt']}",
             f"{run['parameters'] / 1e6:.1f} million",
             f"{run['seconds'] / 60:.0f}",
             *(f"{found[way]['bleu']:.1f}" for way in WAYS),
@@ -378,7 +384,7 @@ def measure_details() -> None:
 
 
 def main() -> None:
-    known = [*SETTINGS, "details"]
+    known = [*SETTINGS, *TOGETHER, "details"]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -393,9 +399,9 @@ def main() -> None:
             continue
         try:
             with join_workers() as worker:
-                training = trained(name, worker)
+                runs = [trained(run, worker) for run in TOGETHER.get(name, (name,))]
             if worker.writes:
-                record(name, measured(training))
+                record(name, measured(runs[0], runs[1:]))
         except ValueError as error:
             sys.exit(f"error: {error}")
 

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from tfm_lib.decoding import beam_search, greedy, keep_top_k, keep_top_p, sample
+from tfm_lib.decoding import EnsembleStep, beam_search, greedy, keep_top_k, keep_top_p, sample
 
 PAD, BOS, EOS = 0, 1, 2
 VOCAB = 5
@@ -414,3 +414,30 @@ def test_length_penalty_out_of_range(alpha):
 def test_beam_size_must_be_positive():
     with pytest.raises(ValueError, match="beam_size=0 must be positive"):
         run_beam(make_tables(0), 0)
+
+
+# --- several models
+
+
+@pytest.mark.parametrize("search", ["greedy", "beam"])
+def test_an_ensemble_decodes_as_one_model_with_the_mean_probabilities(search):
+    tables = [make_tables(seed) for seed in (0, 1, 2)]
+    mean = torch.stack([table.softmax(-1) for table in tables]).mean(0).log()
+    found = []
+    for step in (EnsembleStep([TableStep(table) for table in tables]), TableStep(mean)):
+        options = {"batch_size": len(mean), "max_len": MAX_LEN, **IDS}
+        if search == "greedy":
+            found.append((greedy(step, **options), torch.zeros(1)))
+        else:
+            found.append(beam_search(step, beam_size=3, **options))
+    (ids, scores), (expected_ids, expected) = found
+    assert torch.equal(ids, expected_ids)
+    torch.testing.assert_close(scores, expected)
+
+
+def test_an_ensemble_refuses_what_it_cannot_average():
+    with pytest.raises(ValueError, match="at least one step"):
+        EnsembleStep([])
+    steps = [lambda ids: torch.zeros(len(ids), 5), lambda ids: torch.zeros(len(ids), 6)]
+    with pytest.raises(ValueError, match=r"vocabularies of \[5, 6\] tokens"):
+        EnsembleStep(steps)(torch.ones(1, 1).long())

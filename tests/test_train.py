@@ -413,6 +413,28 @@ def test_the_average_is_that_of_the_newest_epochs(finished):
         torch.testing.assert_close(weight, (first[f"model.{name}"] + second[f"model.{name}"]) / 2)
 
 
+def test_runs_translate_together(text, finished, tmp_path, capsys):
+    second = tmp_path / "second"
+    train.main([*text, *TINY, "--seed", "1", "--epochs", "1", "--out", str(second)])
+    texts = list(load_parallel("val").sources[:20])
+    together = Translator.load(finished, others=[second]).translate(texts)
+    for alone in (finished, second):
+        assert Translator.load(alone).translate(texts) != together
+        assert Translator.load(alone, others=[alone]).translate(texts) == Translator.load(
+            alone
+        ).translate(texts)
+    capsys.readouterr()
+    translate.main([str(finished), *texts, "--with-run", str(second), "--beam", "1"])
+    assert capsys.readouterr().out.splitlines() == together
+
+
+def test_runs_with_other_sub_words_cannot_translate_together(text, finished, tmp_path):
+    other = ["--vocab-size", "400", "--epochs", "1", "--warmup", "4", "--out", str(tmp_path / "x")]
+    train.main([*text, *TINY, *other])
+    with pytest.raises(RunError, match="has other sub-words than"):
+        Translator.load(finished, others=[tmp_path / "x"])
+
+
 def test_attention_is_drawn(finished, tmp_path, capsys):
     picture = tmp_path / "picture.png"
     translate.main([str(finished), "the cat sleeps.", "--attention", str(picture)])

@@ -11,7 +11,7 @@ as -1, never ends a row.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,31 @@ def require_eval(model: nn.Module) -> None:
     """Raise ValueError if the model is in training mode: dropout would spoil what it writes."""
     if model.training:
         raise ValueError("the model is in training mode (dropout is on): call model.eval() first")
+
+
+class EnsembleStep:
+    """Several models write one text: the mean of the probabilities they give the next token.
+
+    Models of one vocabulary that began with other weights err in other places, and a mean keeps
+    what they agree on (Sutskever et al. 2014, section 3.6). It takes as long as all of them.
+    Returns log-probabilities. ValueError if there is no step or their vocabularies differ in size.
+    """
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        if not steps:
+            raise ValueError("an ensemble needs at least one step; got none")
+        self.steps = steps
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        found = [step(token_ids).log_softmax(-1, dtype=torch.float32) for step in self.steps]
+        sizes = [log_probs.size(-1) for log_probs in found]  # (rows, vocab) each
+        if len(set(sizes)) > 1:
+            raise ValueError(f"the steps have vocabularies of {sizes} tokens, must have one")
+        return torch.stack(found).logsumexp(0) - math.log(len(found))
+
+    def reorder(self, rows: Tensor) -> None:
+        for step in self.steps:
+            getattr(step, "reorder", lambda rows: None)(rows)
 
 
 def next_logits(step: Step, token_ids: Tensor) -> Tensor:

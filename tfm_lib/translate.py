@@ -24,6 +24,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--length-penalty", type=float, default=1.0, help="default 1.0")
     parser.add_argument("--batch-size", type=int, default=64, help="texts at a time; default 64")
     parser.add_argument("--weights", choices=("best", "last", "average"), default="best")
+    parser.add_argument(
+        "--with-run",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="average the predictions with those of another run; may be repeated",
+    )
     parser.add_argument("--attention", type=Path, metavar="PNG", help="draw it for the first text")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
@@ -42,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     sys.stdout.reconfigure(encoding="utf-8")  # a pipe on Windows has another
     try:
-        translator = Translator.load(options.run, options.weights)
+        translator = Translator.load(options.run, options.weights, options.with_run)
         if not options.texts:
             sys.stdin.reconfigure(encoding="utf-8-sig")
         source = options.texts or sys.stdin

@@ -21,7 +21,7 @@ from tfm_lib.attention import (
 )
 from tfm_lib.cache import CachedStep
 from tfm_lib.datasets import Codec, pad
-from tfm_lib.decoding import Step, beam_search, greedy
+from tfm_lib.decoding import EnsembleStep, Step, beam_search, greedy
 from tfm_lib.runs import RunError, Settings, epoch_paths, load_checkpoint
 from tfm_lib.seq2seq import AttentionDecoder, Encoder, RecurrentStep, Seq2Seq
 from tfm_lib.tokenizers import BPETokenizer
@@ -59,26 +59,35 @@ def build_model(
 
 
 class Translator:
-    """Translate texts with a model and the codec it was trained with."""
+    """Translate texts with a model and the codec it was trained with.
 
-    def __init__(self, model: nn.Module, codec: Codec) -> None:
+    others: models with the same codec, whose predictions are averaged with the first one's.
+    """
+
+    def __init__(self, model: nn.Module, codec: Codec, others: Sequence[nn.Module] = ()) -> None:
         self.model = model.eval()
         self.codec = codec
+        self.others = [other.eval() for other in others]
 
     @classmethod
-    def load(cls, folder: str | Path, weights: str = "best") -> "Translator":
+    def load(
+        cls, folder: str | Path, weights: str = "best", others: Sequence[str | Path] = ()
+    ) -> "Translator":
         """Read a run's settings, sub-words and weights: of `best`, of `last`, or their `average`.
 
-        The average is that of the run's newest epochs (Vaswani et al. 2017, section 6.1). RunError
-        if something is missing, damaged or does not fit.
+        The average is that of the run's newest epochs (Vaswani et al. 2017, section 6.1).
+        others: the folders of more runs, to translate together. RunError if something is missing,
+        damaged or does not fit.
         """
-        folder = Path(folder)
-        settings, codec = Settings.load(folder), load_codec(folder)
-        paths = epoch_paths(folder) if weights == "average" else [folder / f"{weights}.safetensors"]
-        checkpoints = [load_checkpoint(path)[0] for path in paths]
-        model = build_model(settings, len(codec.vocab))
-        load_weights(model, mean_weights(checkpoints))
-        return cls(model, codec)
+        codec = load_codec(Path(folder))
+        for other in map(Path, others):
+            if load_codec(other).vocab.tokens != codec.vocab.tokens:
+                raise RunError(
+                    f"{other} has other sub-words than {folder}: only runs on the same text with "
+                    "the same vocab_size can translate together"
+                )
+        models = [load_model(Path(run), weights, len(codec.vocab)) for run in (folder, *others)]
+        return cls(models[0], codec, models[1:])
 
     def translate(
         self,
@@ -116,6 +125,8 @@ class Translator:
         }
         with torch.device(device):
             step = decoding_step(self.model, src_ids)
+            if self.others:
+                step = EnsembleStep([step, *(decoding_step(m, src_ids) for m in self.others)])
             if beam_size == 1:
                 return greedy(step, **options).cpu()
             return beam_search(step, beam_size=beam_size, length_penalty=length_penalty, **options)[
@@ -125,8 +136,8 @@ class Translator:
     def attention(self, source: str, target: str) -> tuple[Tensor, list[str], list[str]]:
         """Where each target token looks: weights (tgt_len, src_len), the last layer's mean head.
 
-        Also the target's and the source's tokens, end included, as names for a picture. From now
-        on this translator forms its weights, which is slower.
+        Of the first model. Also the target's and the source's tokens, end included, as names for a
+        picture. From now on this translator forms its weights, which is slower.
         """
         tokenize = self.codec.tokenizer.tokenize
         src_ids = self.codec.batch([source])  # (1, src_len)
@@ -140,6 +151,15 @@ class Translator:
         weights = maps[last][0][0]  # (num_heads, tgt_len, src_len) or (tgt_len, src_len)
         weights = weights.mean(dim=0) if weights.dim() == 3 else weights
         return weights, [*tokenize(target), "end"], [*tokenize(source), "end"]
+
+
+def load_model(folder: Path, weights: str, vocab_size: int) -> nn.Module:
+    """A run's model with its `best` weights, its `last` ones or the newest epochs' `average`."""
+    paths = epoch_paths(folder) if weights == "average" else [folder / f"{weights}.safetensors"]
+    checkpoints = [load_checkpoint(path)[0] for path in paths]
+    model = build_model(Settings.load(folder), vocab_size)
+    load_weights(model, mean_weights(checkpoints))
+    return model
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
