@@ -428,7 +428,13 @@ def test_runs_translate_together(text, finished, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == together
 
 
-def test_runs_with_other_sub_words_cannot_translate_together(text, finished, tmp_path):
+def test_runs_that_do_not_fit_cannot_translate_together(text, finished, tmp_path):
+    for path in finished.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    settings = (finished / "settings.json").read_text(encoding="utf-8")
+    (tmp_path / "settings.json").write_text(settings.replace('"src": "de"', '"src": "en"'), "utf-8")
+    with pytest.raises(RunError, match=r"translates en to en, .* de to en"):
+        Translator.load(finished, others=[tmp_path])
     other = ["--vocab-size", "400", "--epochs", "1", "--warmup", "4", "--out", str(tmp_path / "x")]
     train.main([*text, *TINY, *other])
     with pytest.raises(RunError, match="has other sub-words than"):

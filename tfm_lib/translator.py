@@ -79,8 +79,14 @@ class Translator:
         others: the folders of more runs, to translate together. RunError if something is missing,
         damaged or does not fit.
         """
-        codec = load_codec(Path(folder))
+        settings, codec = Settings.load(Path(folder)), load_codec(Path(folder))
         for other in map(Path, others):
+            theirs = Settings.load(other)
+            if (theirs.src, theirs.tgt) != (settings.src, settings.tgt):
+                raise RunError(
+                    f"{other} translates {theirs.src} to {theirs.tgt}, {folder} {settings.src} to "
+                    f"{settings.tgt}: they cannot translate together"
+                )
             if load_codec(other).vocab.tokens != codec.vocab.tokens:
                 raise RunError(
                     f"{other} has other sub-words than {folder}: only runs on the same text with "
