@@ -240,12 +240,13 @@ class Training:
             {"epoch": epoch, "step": self.step, "bleu": bleu, "seconds": self.seconds}
         )
         tqdm.write(f"epoch {epoch}: validation BLEU {bleu:.2f} ({signature})")
+        state = self.state()
         kept = {name: weight.detach().clone() for name, weight in weights_of(self.model).items()}
         # An older epoch that a full disk refused is let go; the best weights are not.
         self.unwritten = {name: file for name, file in self.unwritten.items() if name == "best"}
         if bleu > best:
-            self.unwritten["best"] = kept, self.state()
-        self.unwritten[f"epoch-{epoch:03}"] = kept, self.state()
+            self.unwritten["best"] = kept, state
+        self.unwritten[f"epoch-{epoch:03}"] = kept, state
 
 
 def not_over(max_tokens: int, pairs: Pairs, codec: Codec) -> Pairs:

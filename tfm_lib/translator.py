@@ -79,21 +79,22 @@ class Translator:
         others: the folders of more runs, to translate together. RunError if something is missing,
         damaged or does not fit.
         """
-        settings, codec = Settings.load(Path(folder)), load_codec(Path(folder))
+        settings, codec, model = load_run(Path(folder), weights)
+        models = []
         for other in map(Path, others):
-            theirs = Settings.load(other)
+            theirs, their_codec, their_model = load_run(other, weights)
             if (theirs.src, theirs.tgt) != (settings.src, settings.tgt):
                 raise RunError(
                     f"{other} translates {theirs.src} to {theirs.tgt}, {folder} {settings.src} to "
                     f"{settings.tgt}: they cannot translate together"
                 )
-            if load_codec(other).vocab.tokens != codec.vocab.tokens:
+            if their_codec.vocab.tokens != codec.vocab.tokens:
                 raise RunError(
                     f"{other} has other sub-words than {folder}: only runs on the same text with "
                     "the same vocab_size can translate together"
                 )
-        models = [load_model(Path(run), weights, len(codec.vocab)) for run in (folder, *others)]
-        return cls(models[0], codec, models[1:])
+            models.append(their_model)
+        return cls(model, codec, models)
 
     def translate(
         self,
@@ -159,13 +160,14 @@ class Translator:
         return weights, [*tokenize(target), "end"], [*tokenize(source), "end"]
 
 
-def load_model(folder: Path, weights: str, vocab_size: int) -> nn.Module:
-    """A run's model with its `best` weights, its `last` ones or the newest epochs' `average`."""
+def load_run(folder: Path, weights: str) -> tuple[Settings, Codec, nn.Module]:
+    """A run's settings, sub-words and model, with its `best`, `last` or `average` weights."""
+    settings, codec = Settings.load(folder), load_codec(folder)
     paths = epoch_paths(folder) if weights == "average" else [folder / f"{weights}.safetensors"]
     checkpoints = [load_checkpoint(path)[0] for path in paths]
-    model = build_model(Settings.load(folder), vocab_size)
+    model = build_model(settings, len(codec.vocab))
     load_weights(model, mean_weights(checkpoints))
-    return model
+    return settings, codec, model
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
