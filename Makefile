@@ -46,12 +46,12 @@ install:
 lab: install
 	@echo "JupyterLab opens in your browser; Ctrl-C here ends it."
 	@$(PY) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_OPTIONS) $(call or_say,\
-	  JupyterLab did not start. Check the environment: $(PY) -m tfm_lib)
+	  JupyterLab did not start. Check the environment: $(PY) -m tfm_lib check)
 
 test: lint
 	@echo "== unit tests and every notebook =="
 	@$(PY) -m pytest -n $(JOBS) $(call or_say,Tests failed: pytest names them above. \
-	  One alone: $(PY) -m pytest tests/test_masks.py or notebooks/06_*.ipynb. \
+	  One alone: $(PY) -m pytest tests/attention or notebooks/06_*.ipynb. \
 	  A lesson whose outputs changed on purpose: make run LESSON=06)
 
 lint: install

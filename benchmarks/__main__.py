@@ -16,12 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tfm_lib.attention import fused_attention
-from tfm_lib.cache import CachedStep, RecomputedStep
+from tfm_lib.attention.functions import fused_attention
+from tfm_lib.attention.masks import causal_mask
 from tfm_lib.decoding import beam_search, greedy
-from tfm_lib.masks import causal_mask
-from tfm_lib.recurrent import LSTM
-from tfm_lib.transformer import Transformer
+from tfm_lib.layers.recurrent import LSTM
+from tfm_lib.models.transformer import CachedStep, RecomputedStep, Transformer
 
 VOCAB_SIZE, PAD_ID = 1000, 0
 SIZES = {"d_model": 128, "num_heads": 4, "num_layers": 2, "d_ff": 512}

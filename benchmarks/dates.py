@@ -17,15 +17,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tfm_lib.attention import Attention, dot_score
-from tfm_lib.cache import CachedStep
-from tfm_lib.datasets import Batches, Codec, Pairs, exact_match, load_dates
+from tfm_lib.attention.functions import Attention, dot_score
+from tfm_lib.datasets.dates import load_dates
 from tfm_lib.decoding import greedy
-from tfm_lib.runs import write_atomically
-from tfm_lib.seq2seq import AttentionDecoder, Decoder, Encoder, RecurrentStep, Seq2Seq
-from tfm_lib.tokenizers import CharTokenizer
+from tfm_lib.models.seq2seq import (
+    AttentionDecoder,
+    RecurrentDecoder,
+    RecurrentEncoder,
+    RecurrentStep,
+    Seq2Seq,
+)
+from tfm_lib.models.transformer import CachedStep, Transformer
+from tfm_lib.text.batches import Batches
+from tfm_lib.text.codec import Codec
+from tfm_lib.text.pairs import Pairs, exact_match
+from tfm_lib.text.tokenizers import CharTokenizer
 from tfm_lib.training import fit, seq2seq_loss, warmup_cosine
-from tfm_lib.transformer import Transformer
+from tfm_lib.translation.settings import write_atomically
 
 RESULTS = Path(__file__).with_suffix(".json")
 LONGEST = (11, 14, 19, 24, 99)  # the bins of source lengths end here
@@ -68,9 +76,9 @@ def build(name: str, src_vocab_size: int, tgt_vocab_size: int, sizes: dict) -> n
     """One of the three models; dot-product attention in the RNN, as lesson 05 ends on it."""
     if name == "Transformer":
         return Transformer(src_vocab_size, tgt_vocab_size, **sizes)
-    encoder = Encoder(src_vocab_size, **sizes)
+    encoder = RecurrentEncoder(src_vocab_size, **sizes)
     if name == "RNN":
-        return Seq2Seq(encoder, Decoder(tgt_vocab_size, **sizes))
+        return Seq2Seq(encoder, RecurrentDecoder(tgt_vocab_size, **sizes))
     attention = Attention(dot_score)
     return Seq2Seq(encoder, AttentionDecoder(tgt_vocab_size, **sizes, attention=attention))
 

@@ -25,19 +25,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.dates import circumstances, write
-from tfm_lib.attention import MultiHeadAttention, fused_attention
-from tfm_lib.datasets import Codec, Pairs
-from tfm_lib.multi30k import load_multi30k
-from tfm_lib.parallel_text import TokenBatches, in_steps
-from tfm_lib.runs import RunError, Settings, write_atomically
-from tfm_lib.tokenizers import BPETokenizer
-from tfm_lib.train import go_on, start
-from tfm_lib.trainer import Training, share_loss
+from tfm_lib.attention.functions import fused_attention
+from tfm_lib.attention.multi_head import MultiHeadAttention
+from tfm_lib.datasets.multi30k import load_multi30k
+from tfm_lib.layers.blocks import FeedForward
+from tfm_lib.models.transformer import Transformer
+from tfm_lib.text.batches import TokenBatches, in_steps
+from tfm_lib.text.codec import Codec
+from tfm_lib.text.pairs import Pairs
+from tfm_lib.text.tokenizers import BPETokenizer
+from tfm_lib.text.vocab import Vocab
 from tfm_lib.training import update, warmup_cosine
-from tfm_lib.transformer import FeedForward, Transformer
-from tfm_lib.translator import Translator, corpus_bleu
-from tfm_lib.vocab import Vocab
-from tfm_lib.workers import Worker, join_workers
+from tfm_lib.translation.bleu import corpus_bleu
+from tfm_lib.translation.loss import share_loss
+from tfm_lib.translation.run import begin, go_on
+from tfm_lib.translation.settings import RunError, Settings, write_atomically
+from tfm_lib.translation.trainer import Training
+from tfm_lib.translation.translator import Translator
+from tfm_lib.translation.workers import Worker, join_workers
 
 RESULTS = Path(__file__).with_suffix(".json")
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -74,7 +79,7 @@ def trained(name: str, worker: Worker) -> Training:
     """The finished run of that name: begun, gone on with, or found as it is."""
     settings, folder = SETTINGS[name], RUNS / name.replace(" ", "-")
     if not (folder / "settings.json").exists():
-        training = start(settings, folder, worker)
+        training = begin(settings, folder, worker)
     elif Settings.load(folder) != settings:
         raise RunError(f"{folder} holds a run with other settings: move it away")
     else:

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.dates import circumstances, write
-from tfm_lib.cache import CachedStep
-from tfm_lib.datasets import Batches, Codec, Pairs, exact_match, load_parallel
+from tfm_lib.datasets.parallel import load_parallel
 from tfm_lib.decoding import greedy
-from tfm_lib.tokenizers import WordTokenizer
+from tfm_lib.models.transformer import CachedStep, Transformer
+from tfm_lib.text.batches import Batches
+from tfm_lib.text.codec import Codec
+from tfm_lib.text.pairs import Pairs, exact_match
+from tfm_lib.text.tokenizers import WordTokenizer
 from tfm_lib.training import fit, seq2seq_loss, warmup_cosine
-from tfm_lib.transformer import Transformer
 
 RESULTS = Path(__file__).with_suffix(".json")
 SIZES = {"d_model": 64, "num_heads": 4, "num_layers": 2, "d_ff": 128, "dropout": 0.0}

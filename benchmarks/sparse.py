@@ -25,12 +25,13 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
 from benchmarks.dates import circumstances, write
-from tfm_lib.attention import AttentionFunction, fused_attention, scaled_dot_product_attention
-from tfm_lib.language_data import Blocks, cut_blocks, hold_out, python_topics
-from tfm_lib.masks import causal_mask
-from tfm_lib.models.gpt import next_token_loss
-from tfm_lib.models.sparse_transformer import SparseTransformer
-from tfm_lib.sparse_attention import (
+from tfm_lib.attention.functions import (
+    AttentionFunction,
+    fused_attention,
+    scaled_dot_product_attention,
+)
+from tfm_lib.attention.masks import causal_mask
+from tfm_lib.attention.sparse import (
     fixed_attention,
     fixed_sets,
     fused_causal_attention,
@@ -38,6 +39,10 @@ from tfm_lib.sparse_attention import (
     strided_attention,
     strided_sets,
 )
+from tfm_lib.datasets.python_manual import hold_out, python_topics
+from tfm_lib.models.gpt import next_token_loss
+from tfm_lib.models.sparse_transformer import SparseTransformer
+from tfm_lib.text.blocks import Blocks, cut_blocks
 from tfm_lib.training import fit, warmup_cosine
 
 RESULTS = Path(__file__).with_suffix(".json")

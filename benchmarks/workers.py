@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tfm_lib.datasets import load_parallel
-from tfm_lib.runs import load_checkpoint
+from tfm_lib.datasets.parallel import load_parallel
+from tfm_lib.translation.checkpoints import load_checkpoint
 
 ROUNDS, PAIRS = 3, 6000
 OPTIONS = (
@@ -27,7 +27,7 @@ OPTIONS = (
 def seconds(texts: list[str], folder: Path, workers: int) -> float:
     """The seconds of training of one run; RuntimeError with its last lines if it fails."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={workers}", "-m", "tfm_lib.train"]
+    command += [f"--nproc_per_node={workers}", "-m", "tfm_lib", "train"]
     finished = subprocess.run(
         [*command, "--train", *texts, "--out", str(folder), *OPTIONS],
         env=dict(os.environ, OMP_NUM_THREADS="1"),

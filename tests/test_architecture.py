@@ -1,4 +1,4 @@
-"""The library's layers, held as data: a module imports only what stands below it."""
+"""The library's rooms, held as data: a package imports only from rooms above it."""
 
 import ast
 import subprocess
@@ -8,116 +8,185 @@ import pytest
 
 from tools.lessons import ROOT
 
-PACKAGE = ROOT / "tfm_lib"
+LIBRARY = ROOT / "tfm_lib"
 MAX_LINES = 320  # 300 is the aim
 MAX_DECLARATIONS = 400  # of a lesson's exercises: mostly text
+MAX_DOORS = 10  # modules in a package; more is a corridor
 
-# module -> the modules it may import. Each line uses only modules of the lines above it.
-LAYERS = {
-    "vocab": set(),
-    "tokenizers": set(),
-    "masks": set(),
-    "positions": set(),
-    "recurrent": set(),
+# Room -> the rooms that it may import from. Each line uses only rooms of the lines above it.
+ROOMS = {
+    "text": set(),
+    "attention": set(),
+    "layers": {"attention"},
     "decoding": set(),
     "training": set(),
-    "plotting": set(),
-    "tables": set(),
-    "lexicon": set(),
-    "grammar": {"lexicon"},
-    "sentences": {"grammar", "lexicon"},
-    "corpus": {"sentences", "grammar", "lexicon"},
-    "attention": {"masks"},
-    "blocked_attention": {"attention"},
-    "sparse_attention": {"attention", "blocked_attention", "masks"},
-    "language_data": set(),
-    "download": set(),
-    "datasets": {"vocab", "tokenizers", "grammar", "corpus"},
-    "multi30k": {"datasets", "download"},
-    "seq2seq": {"attention", "decoding", "recurrent"},
-    "relative_attention": {"attention", "masks", "positions"},
-    "transformer": {"attention", "masks", "positions"},
-    "models/sparse_transformer": {"attention", "transformer"},
-    "cache": {"decoding", "masks", "transformer"},
-    "models/transformer_xl": {"decoding", "masks", "relative_attention", "transformer"},
-    "models/gpt": {
-        *("attention", "cache", "decoding", "masks"),
-        *("positions", "training", "transformer"),
+    "models": {"attention", "layers", "decoding", "training"},
+    "datasets": {"text"},
+    "show": {"datasets"},
+    "translation": {"text", "attention", "decoding", "training", "models", "datasets"},
+    "exercises": {"show"},
+    "exercises/lessons": {
+        *("text", "attention", "layers", "decoding", "training", "models"),
+        *("datasets", "show", "translation", "exercises"),
     },
-    "models/bert": {"attention", "masks", "positions", "training", "transformer"},
-    "models/xlnet": {"decoding", "relative_attention", "transformer"},
-    "image_attention": {"attention", "masks"},
-    "models/dalle": {"attention", "decoding", "transformer"},
-    "runs": set(),
-    "parallel_text": {"datasets"},
-    "translator": {
-        *("attention", "cache", "datasets", "decoding", "runs"),
-        *("seq2seq", "tokenizers", "transformer", "vocab"),
-    },
-    "workers": set(),
-    "trainer": {"datasets", "parallel_text", "runs", "training", "translator", "workers"},
-    "train": {
-        *("datasets", "multi30k", "parallel_text", "runs"),
-        *("tokenizers", "trainer", "translator", "workers"),
-    },
-    "translate": {"plotting", "translator"},
-    "environment": {"datasets"},
-    "__init__": set(),
-    "models/__init__": set(),
-    "__main__": {"environment"},
+    "commands": {"datasets", "show", "translation", "exercises"},
+    "__main__": {"commands"},
 }
-# Exercises stand below everything and above nothing: no other line may name them.
-LIBRARY = set(LAYERS)
-LAYERS |= {
-    "exercises/values": set(),
-    "exercises/running": set(),
-    "exercises/state": set(),
-    "exercises/declare": set(),
-    **{
-        f"exercises/{path.stem}": LIBRARY | {"exercises/declare"}
-        for path in PACKAGE.glob("exercises/lesson_*.py")
+# In a room: module -> its neighbours that it may import, again only of the lines above.
+NEIGHBOURS = {
+    "text": {
+        "blocks": set(),
+        "pairs": set(),
+        "tokenizers": set(),
+        "vocab": set(),
+        "codec": {"vocab"},
+        "batches": {"codec", "pairs"},
     },
-    "exercises/catalogue": {"exercises/declare"},
-    "exercises/engine": {"exercises/declare", "exercises/running", "exercises/values"},
-    "exercises/verbs": {
-        *("exercises/catalogue", "exercises/declare", "exercises/engine", "exercises/state"),
-        "tables",
+    "attention": {
+        "functions": set(),
+        "masks": set(),
+        "positions": set(),
+        "blocked": {"functions"},
+        "multi_head": {"functions"},
+        "image": {"functions", "masks"},
+        "recording": {"functions", "multi_head"},
+        "sparse": {"blocked", "functions", "masks"},
+        "relative": {"functions", "masks", "multi_head", "positions"},
     },
-    "exercises/trials": {
-        *("exercises/catalogue", "exercises/declare", "exercises/engine"),
-        "tables",
+    "layers": {
+        "blocks": set(),
+        "cache": set(),
+        "recurrent": set(),
     },
-    "exercises/__init__": {"exercises/verbs"},
-    "exercises/__main__": {
-        *("exercises/catalogue", "exercises/running", "exercises/trials", "exercises/verbs"),
+    "models": {
+        "bert": set(),
+        "dalle": set(),
+        "gpt": set(),
+        "seq2seq": set(),
+        "sparse_transformer": set(),
+        "transformer": set(),
+        "transformer_xl": set(),
+        "xlnet": set(),
+    },
+    "datasets": {
+        "download": set(),
+        "python_manual": set(),
+        "shipped": set(),
+        "text_files": set(),
+        "dates": {"shipped"},
+        "multi30k": {"download"},
+        "parallel": {"shipped"},
+    },
+    "show": {
+        "environment": set(),
+        "plots": set(),
+        "table": set(),
+        "claims": {"table"},
+    },
+    "translation": {
+        "bleu": set(),
+        "settings": set(),
+        "workers": set(),
+        "build": {"settings"},
+        "checkpoints": {"settings"},
+        "corpus": {"settings"},
+        "loss": {"workers"},
+        "translator": {"build", "checkpoints", "settings"},
+        "trainer": {
+            "bleu",
+            "build",
+            "checkpoints",
+            "corpus",
+            "loss",
+            "settings",
+            "translator",
+            "workers",
+        },
+        "run": {"build", "checkpoints", "corpus", "settings", "trainer", "workers"},
+    },
+    "exercises": {
+        "declare": set(),
+        "running": set(),
+        "state": set(),
+        "values": set(),
+        "catalogue": {"declare"},
+        "engine": {"declare", "running", "values"},
+        "trials": {"catalogue", "declare", "engine"},
+        "verbs": {"catalogue", "declare", "engine", "state"},
+        "files": {"catalogue", "running", "verbs"},
+    },
+    "commands": {
+        "check": set(),
+        "data": set(),
+        "exercises": set(),
+        "train": set(),
+        "translate": set(),
+        "app": {"check", "data", "exercises", "train", "translate"},
     },
 }
 
-modules = sorted(path.relative_to(PACKAGE).as_posix()[:-3] for path in PACKAGE.rglob("*.py"))
+modules = sorted(path.relative_to(LIBRARY).as_posix()[:-3] for path in LIBRARY.rglob("*.py"))
 every_module = pytest.mark.parametrize("module", modules)
+packages = sorted({module.removesuffix("/__init__") for module in modules if "/__init__" in module})
 
 
-def test_the_table_is_the_package_and_points_downward():
-    assert set(modules) == set(LAYERS), "a new module needs its line in LAYERS"
+def test_the_tables_are_the_library_and_point_downward():
+    found = {room_of(module) for module in modules} - {"__init__"}
+    assert found == set(ROOMS), "a new package or top-level module needs its line in ROOMS"
+    assert_downward(ROOMS)
+    for room, table in NEIGHBOURS.items():
+        inside = {name for module in modules if room_of(module) == room for name in [stem(module)]}
+        assert inside - {"__init__"} == set(table), f"a new module needs its line under {room}"
+        assert_downward(table)
+
+
+def assert_downward(table):
     below = set()
-    for module, allowed in LAYERS.items():
-        assert allowed <= below, f"{module} may only import what stands above its line"
-        below.add(module)
+    for name, allowed in table.items():
+        assert allowed <= below, f"{name} may only import what stands above its line"
+        below.add(name)
 
 
 @every_module
 def test_imports_go_downward(module):
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    assert own_imports(tree) <= LAYERS[module]
+    tree = ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))
+    room, name = room_of(module), stem(module)
+    for imported in own_imports(tree):
+        other = room_of(imported)
+        if other == "__init__":
+            continue
+        if other != room:
+            assert other in ROOMS[room], f"{room} may not import {other}"
+        elif name != "__init__":  # a package's door opens on all of its modules
+            assert room in NEIGHBOURS, f"{module} may not import {imported}"
+            assert stem(imported) in NEIGHBOURS[room][name], f"{module} imports {imported}"
 
 
 @every_module
 def test_modules_are_short(module):
-    lines = (PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines()
+    lines = (LIBRARY / f"{module}.py").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= (MAX_DECLARATIONS if "/lesson_" in module else MAX_LINES)
 
 
-def test_importing_the_package_is_cheap():
+@pytest.mark.parametrize("package", packages)
+def test_a_room_says_what_is_in_it_what_it_may_use_and_where_to_begin(package):
+    tree = ast.parse((LIBRARY / package / "__init__.py").read_text(encoding="utf-8"))
+    text = ast.get_docstring(tree)
+    assert len([line for line in text.splitlines() if line]) in (2, 3)
+    assert "egin with `" in text
+    doors = [module for module in modules if module.rpartition("/")[0] == package]
+    doors = [door for door in doors if stem(door) != "__init__"]
+    assert len(doors) <= MAX_DOORS or package == "exercises/lessons"
+
+
+@pytest.mark.parametrize("package", [name for name in packages if name != "exercises/lessons"])
+def test_a_package_hands_on_what_it_names(package):
+    name = f"tfm_lib.{package}"
+    code = f"import {name} as p; [getattr(p, each) for each in getattr(p, '__all__', ())]"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_importing_the_library_is_cheap():
     code = "import sys, tfm_lib; print({'torch', 'numpy', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -127,14 +196,24 @@ def test_importing_the_package_is_cheap():
     ("source", "found"),
     [
         ("import torch\nfrom torch import nn", set()),
-        ("from tfm_lib.masks import causal_mask", {"masks"}),
-        ("from tfm_lib import masks, vocab", {"masks", "vocab"}),
+        ("from tfm_lib.attention.masks import causal_mask", {"attention/masks"}),
+        ("from tfm_lib import decoding, training", {"decoding", "training"}),
         ("import tfm_lib.models.gpt as gpt", {"models/gpt"}),
-        ("def f():\n    from tfm_lib.cache import CachedStep", {"cache"}),
+        ("def f():\n    from tfm_lib.layers.cache import LayerCache", {"layers/cache"}),
     ],
 )
 def test_imports_are_found(source, found):
     assert own_imports(ast.parse(source)) == found
+
+
+def room_of(module):
+    """The room of a module or of a package named whole: ``models/gpt`` -> ``models``."""
+    parts = module.split("/")
+    return "exercises/lessons" if parts[:2] == ["exercises", "lessons"] else parts[0]
+
+
+def stem(module):
+    return module.rpartition("/")[2]
 
 
 def own_imports(tree):
@@ -144,7 +223,8 @@ def own_imports(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             whole = node.module == "tfm_lib"
-            names |= {f"tfm_lib.{a.name}" for a in node.names} if whole else {node.module}
+            of_package = {f"tfm_lib.{alias.name}" for alias in node.names}
+            names |= (of_package - {"tfm_lib.__version__"}) if whole else {node.module}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     prefix = "tfm_lib."

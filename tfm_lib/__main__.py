@@ -1,7 +1,6 @@
-"""`python -m tfm_lib` prints the environment check and exits with status 1 if something fails."""
+"""`python -m tfm_lib` is the command `tfm`."""
 
-import sys
+from tfm_lib.commands.app import main
 
-from tfm_lib.environment import check
-
-sys.exit(0 if check() else 1)
+if __name__ == "__main__":
+    main()

@@ -46,12 +46,12 @@ def lesson_paths(numbers=()):
 def lacks(path):
     """What a lesson needs that is not on this computer, in words, or None."""
     if path.name.startswith("16"):
-        from tfm_lib.multi30k import MissingDataError, load_multi30k
+        from tfm_lib.datasets.multi30k import MissingDataError, load_multi30k
 
         try:
             load_multi30k("test")
         except MissingDataError:
-            return "Multi30k is not here; to download it: python -m tfm_lib.multi30k"
+            return "Multi30k is not here; to download it: tfm data multi30k"
     return None
 
 

@@ -1,4 +1,4 @@
-"""All exercises of the course, found by file: every module of this package named lesson_NN."""
+"""All exercises of the course, found by file: every module of `exercises/lessons`."""
 
 import importlib
 import pkgutil
@@ -11,12 +11,9 @@ from tfm_lib.exercises.declare import Exercise
 @cache
 def exercises() -> dict[str, Exercise]:
     """Id -> exercise, in the course's order."""
-    names = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    modules = [
-        importlib.import_module(f"tfm_lib.exercises.{name}")
-        for name in names
-        if name.startswith("lesson_")
-    ]
+    folder = Path(__file__).parent / "lessons"
+    names = sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
+    modules = [importlib.import_module(f"tfm_lib.exercises.lessons.{name}") for name in names]
     found = [thing for module in modules for thing in vars(module).values()]
     return {thing.id: thing for thing in found if isinstance(thing, Exercise)}
 

@@ -11,7 +11,7 @@ import torch
 from tfm_lib.exercises.catalogue import exercises
 from tfm_lib.exercises.declare import Exercise, Wrong
 from tfm_lib.exercises.engine import REFUSED, Report, alike, examine, gap, known_failures
-from tfm_lib.tables import Table
+from tfm_lib.show.table import Table
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import tfm_lib.exercises.state as state
 from tfm_lib.exercises.catalogue import exercises, lesson_of
 from tfm_lib.exercises.declare import Exercise, tidy
 from tfm_lib.exercises.engine import NOT_ATTEMPTED, SOLVED, examine
-from tfm_lib.tables import Table
+from tfm_lib.show.table import Table
 
 HINTS_GIVEN: Counter[str] = Counter()  # id -> how many, in this session
 

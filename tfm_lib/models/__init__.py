@@ -1,1 +1,52 @@
-"""Models built from the spine's parts; none imports another."""
+"""Whole models, one module each: sizes, forward pass, a step for decoding, foreign weights.
+
+They use `attention`, `layers`, `decoding` and `training`, never each other.
+Begin with `gpt`, whose form a new model copies (see CONTRIBUTING.md).
+"""
+
+from tfm_lib.models.bert import Bert, BertForPreTraining, mask_tokens, pretraining_loss
+from tfm_lib.models.dalle import DALLE, DiscreteAutoencoder, ImageStep, dalle_loss
+from tfm_lib.models.gpt import GPT, CachedContinuation, next_token_loss, token_losses
+from tfm_lib.models.seq2seq import (
+    AttentionDecoder,
+    Encoded,
+    RecurrentDecoder,
+    RecurrentEncoder,
+    RecurrentStep,
+    Seq2Seq,
+)
+from tfm_lib.models.sparse_transformer import SparseTransformer
+from tfm_lib.models.transformer import CachedStep, InputEmbedding, RecomputedStep, Transformer
+from tfm_lib.models.transformer_xl import TransformerXL, cut_segments, stream_losses
+from tfm_lib.models.xlnet import XLNet, permutation_masks
+
+__all__ = [
+    "DALLE",
+    "GPT",
+    "AttentionDecoder",
+    "Bert",
+    "BertForPreTraining",
+    "CachedContinuation",
+    "CachedStep",
+    "DiscreteAutoencoder",
+    "Encoded",
+    "ImageStep",
+    "InputEmbedding",
+    "RecomputedStep",
+    "RecurrentDecoder",
+    "RecurrentEncoder",
+    "RecurrentStep",
+    "Seq2Seq",
+    "SparseTransformer",
+    "Transformer",
+    "TransformerXL",
+    "XLNet",
+    "cut_segments",
+    "dalle_loss",
+    "mask_tokens",
+    "next_token_loss",
+    "permutation_masks",
+    "pretraining_loss",
+    "stream_losses",
+    "token_losses",
+]

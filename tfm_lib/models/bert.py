@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tfm_lib.attention import AttentionFunction, scaled_dot_product_attention
-from tfm_lib.masks import padding_mask
-from tfm_lib.positions import LearnedPositions
+from tfm_lib.attention.functions import AttentionFunction, scaled_dot_product_attention
+from tfm_lib.attention.masks import padding_mask
+from tfm_lib.attention.positions import LearnedPositions
+from tfm_lib.layers.blocks import Encoder, EncoderLayer
 from tfm_lib.training import label_smoothing_loss
-from tfm_lib.transformer import Encoder, EncoderLayer
 
 IGNORED = -100  # the label of a position that the loss leaves out; also PyTorch's ignore_index
 EPS = 1e-12  # of every LayerNorm

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tfm_lib.attention import AttentionFunction, scaled_dot_product_attention
-from tfm_lib.cache import LayerCache
+from tfm_lib.attention.functions import AttentionFunction, scaled_dot_product_attention
+from tfm_lib.attention.masks import causal_mask
+from tfm_lib.attention.positions import LearnedPositions
 from tfm_lib.decoding import require_eval
-from tfm_lib.masks import causal_mask
-from tfm_lib.positions import LearnedPositions
+from tfm_lib.layers.blocks import Encoder, EncoderLayer
+from tfm_lib.layers.cache import LayerCache
 from tfm_lib.training import label_smoothing_loss
-from tfm_lib.transformer import Encoder, EncoderLayer
 
 # Theirs -> ours, {n} for each layer. Where several of ours stand, theirs holds them side by side.
 HUGGING_FACE_NAMES = {

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tfm_lib.attention import AttentionFunction
-from tfm_lib.transformer import Encoder, EncoderLayer
+from tfm_lib.attention.functions import AttentionFunction
+from tfm_lib.layers.blocks import Encoder, EncoderLayer
 
 
 class SparseTransformer(nn.Module):

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tfm_lib.attention.masks import causal_mask
+from tfm_lib.attention.relative import RelativeMultiHeadAttention, relative_encoding
 from tfm_lib.decoding import require_eval
-from tfm_lib.masks import causal_mask
-from tfm_lib.relative_attention import RelativeMultiHeadAttention, relative_encoding
-from tfm_lib.transformer import FeedForward, Residual
+from tfm_lib.layers.blocks import FeedForward, Residual
 
 Memory = list[Tensor]  # for each layer its last inputs: (batch, up to memory_len, d_model)
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tfm_lib.attention.relative import RelativeMultiHeadAttention, relative_encoding
 from tfm_lib.decoding import require_eval
-from tfm_lib.relative_attention import RelativeMultiHeadAttention, relative_encoding
-from tfm_lib.transformer import FeedForward, Residual
+from tfm_lib.layers.blocks import FeedForward, Residual
 
 # Theirs -> ours, {n} for each layer.
 HUGGING_FACE_NAMES = {

@@ -1,0 +1,35 @@
+"""Rules for the pages that are no lessons: README and its like."""
+
+import re
+
+import pytest
+
+from benchmarks import multi30k
+from tests.course.test_book import broken_links
+from tfm_lib.exercises.catalogue import exercises
+from tools.lessons import NOTEBOOKS, ROOT
+
+STUCK = NOTEBOOKS / "if_you_are_stuck.md"
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "data" / "README.md", STUCK]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name + "/" + path.name)
+def test_links_resolve(path):
+    assert broken_links(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+def test_the_page_for_those_who_are_stuck_leads_to_labs():
+    entries = re.findall(r"(?ms)^## \d+\. .*?(?=^## )", STUCK.read_text(encoding="utf-8"))
+    assert len(entries) == 10
+    for entry in entries:
+        ids = re.findall(r"\d\d\.\d", entry)
+        assert ids, entry
+        assert [id_ for id_ in ids if exercises()[id_].kind != "mend"] == []
+        assert set(re.findall(r"\]\((\d\d)_", entry)) == {id_[:2] for id_ in ids}
+
+
+def test_readme_shows_the_translators_that_are_recorded():
+    recorded = multi30k.recorded()
+    assert {"small", "full"} <= set(recorded)
+    assert multi30k.results_table(recorded) + "\n" in README.read_text(encoding="utf-8")
