@@ -56,7 +56,8 @@ NEIGHBOURS = {
     "layers": {
         "blocks": set(),
         "cache": set(),
-        "recurrent": set(),
+        "checks": set(),
+        "recurrent": {"checks"},
     },
     "models": {
         "bert": set(),

@@ -11,7 +11,13 @@ from tools.lessons import NOTEBOOKS, ROOT
 
 STUCK = NOTEBOOKS / "if_you_are_stuck.md"
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "data" / "README.md", STUCK]
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "data" / "README.md",
+    STUCK,
+]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name + "/" + path.name)

@@ -228,7 +228,7 @@ def test_dropout_of_zero_is_evaluation(batch):
     ("token_ids", "segment_ids", "message"),
     [
         ([[1, 2, 3]], [[0, 0]], "both be"),
-        ([[]], [[]], "not empty"),
+        ([[]], [[]], "both 1 or more"),
         ([[1, VOCAB]], [[0, 0]], f"token_ids reach from 1 to {VOCAB}"),
         ([[1, -1]], [[0, 0]], "token_ids reach from -1"),
         ([[1, 4]], [[0, 2]], "segment_ids reach from 0 to 2"),

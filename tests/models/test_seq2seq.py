@@ -372,9 +372,11 @@ def test_refuses_misplaced_pads(src_ids, tgt_ids):
     between[1, 2] = PAD
     before = src_ids.clone()
     before[1, 0] = PAD
-    for wrong in (only_pads, between, before):
+    for wrong in (between, before):
         with pytest.raises(ValueError, match=r"src_ids row 1 is \[.*pad_id=0"):
             model(wrong, tgt_ids)
+    with pytest.raises(ValueError, match="src_ids row 1 must hold a token, not pads alone"):
+        model(only_pads, tgt_ids)
 
 
 def test_refuses_a_prefix_of_another_length(src_ids, tgt_ids):

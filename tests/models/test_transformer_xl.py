@@ -280,7 +280,7 @@ def test_errors_name_what_does_not_fit():
     memory = model(tokens)[1]
     with pytest.raises(ValueError, match="memory_len=-1 must be 0 or more"):
         make_model(memory_len=-1)
-    with pytest.raises(ValueError, match=r"must be \(batch, length\), got \(20,\)"):
+    with pytest.raises(ValueError, match=r"shape \(20,\), must be torch.int64 and"):
         model(tokens[0])
     with pytest.raises(ValueError, match="a memory of 2 layers"):
         model(tokens, memory[:2])

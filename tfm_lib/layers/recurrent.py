@@ -19,6 +19,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from tfm_lib.layers.checks import is_traced
+
 
 class _Recurrent(nn.Module):
     """The projections and the loop over time that RNN, LSTM and GRU share.
@@ -52,7 +54,7 @@ class _Recurrent(nn.Module):
         if state is None:
             state = (x.new_zeros(batch, self.hidden_size),) * len(self.state_names)
         pads = (torch.arange(time, device=x.device) >= lengths[:, None])[..., None]
-        shortest = int(lengths.min())
+        shortest = 0 if is_traced(lengths) else int(lengths.min())
 
         # No input waits for a state, so one product serves every time step; the states must queue.
         # Pads become zeros first: were one NaN, 0 * NaN would still reach the weights' gradients.
@@ -284,7 +286,7 @@ def _check_lengths(lengths: Tensor, batch: int, time: int) -> None:
             f"lengths has {lengths.dtype} and shape {tuple(lengths.shape)}, must be torch.int64 "
             f"and (batch={batch},)"
         )
-    if lengths.min() < 1 or lengths.max() > time:
+    if not is_traced(lengths) and (lengths.min() < 1 or lengths.max() > time):
         raise ValueError(f"lengths={lengths.tolist()} must lie between 1 and time={time}")
 
 

@@ -6,7 +6,13 @@ Begin with `gpt`, whose form a new model copies (see CONTRIBUTING.md).
 
 from tfm_lib.models.bert import Bert, BertForPreTraining, mask_tokens, pretraining_loss
 from tfm_lib.models.dalle import DALLE, DiscreteAutoencoder, ImageStep, dalle_loss
-from tfm_lib.models.gpt import GPT, CachedContinuation, next_token_loss, token_losses
+from tfm_lib.models.gpt import (
+    GPT,
+    CachedContinuation,
+    check_prompt,
+    next_token_loss,
+    token_losses,
+)
 from tfm_lib.models.seq2seq import (
     AttentionDecoder,
     Encoded,
@@ -41,6 +47,7 @@ __all__ = [
     "Transformer",
     "TransformerXL",
     "XLNet",
+    "check_prompt",
     "cut_segments",
     "dalle_loss",
     "mask_tokens",

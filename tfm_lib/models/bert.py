@@ -22,6 +22,7 @@ from tfm_lib.attention.functions import AttentionFunction, scaled_dot_product_at
 from tfm_lib.attention.masks import padding_mask
 from tfm_lib.attention.positions import LearnedPositions
 from tfm_lib.layers.blocks import Encoder, EncoderLayer
+from tfm_lib.layers.checks import check_padding, check_token_ids
 from tfm_lib.training import label_smoothing_loss
 
 IGNORED = -100  # the label of a position that the loss leaves out; also PyTorch's ignore_index
@@ -55,20 +56,13 @@ class BertEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, token_ids: Tensor, segment_ids: Tensor) -> Tensor:
-        if token_ids.shape != segment_ids.shape or token_ids.numel() == 0:
+        if token_ids.shape != segment_ids.shape:
             raise ValueError(
                 f"token_ids {tuple(token_ids.shape)} and segment_ids {tuple(segment_ids.shape)} "
-                "must both be (batch, length), and not empty"
+                "must both be (batch, length)"
             )
-        for name, ids, table in (
-            ("token_ids", token_ids, self.tokens),
-            ("segment_ids", segment_ids, self.segments),
-        ):
-            low, high = (int(bound) for bound in ids.aminmax())
-            if low < 0 or high >= table.num_embeddings:
-                raise ValueError(
-                    f"{name} reach from {low} to {high}, must be in 0..{table.num_embeddings - 1}"
-                )
+        check_token_ids(token_ids, self.tokens.num_embeddings)
+        check_token_ids(segment_ids, self.segments.num_embeddings, "segment_ids")
         x = self.positions(self.tokens(token_ids) + self.segments(segment_ids))
         return self.dropout(self.norm(x))  # (batch, length, d_model)
 
@@ -106,8 +100,10 @@ class Bert(nn.Module):
 
     def forward(self, token_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         segment_ids = torch.zeros_like(token_ids) if segment_ids is None else segment_ids
+        x = self.embedding(token_ids, segment_ids)  # (batch, length, d_model)
+        check_padding(token_ids, self.pad_id)
         mask = padding_mask(token_ids, self.pad_id)  # (batch, 1, 1, length): both sides
-        return self.encoder(self.embedding(token_ids, segment_ids), mask)
+        return self.encoder(x, mask)
 
     def pool(self, hidden: Tensor) -> Tensor:
         """One vector for each input, from its first token: (batch, d_model)."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tfm_lib.attention.functions import AttentionFunction
 from tfm_lib.decoding import require_eval
 from tfm_lib.layers.blocks import Encoder, EncoderLayer
+from tfm_lib.layers.checks import check_token_ids
 
 
 class DiscreteAutoencoder(nn.Module):
@@ -143,7 +144,8 @@ class DALLE(nn.Module):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Token vectors plus positions: (batch, length) -> (batch, length, d_model)."""
-        if token_ids.dim() != 2 or not 1 <= token_ids.size(1) <= self.size:
+        check_token_ids(token_ids, self.tokens.num_embeddings)
+        if token_ids.size(1) > self.size:
             raise ValueError(
                 f"token_ids must be (batch, length) with 1 to {self.size} columns, "
                 f"got {tuple(token_ids.shape)}"

@@ -17,6 +17,7 @@ from tfm_lib.attention.positions import LearnedPositions
 from tfm_lib.decoding import require_eval
 from tfm_lib.layers.blocks import Encoder, EncoderLayer
 from tfm_lib.layers.cache import LayerCache
+from tfm_lib.layers.checks import check_token_ids
 from tfm_lib.training import label_smoothing_loss
 
 # Theirs -> ours, {n} for each layer. Where several of ours stand, theirs holds them side by side.
@@ -102,11 +103,13 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, token_ids: Tensor) -> Tensor:
+        x = self.embed(token_ids)  # (batch, length, d_model)
         mask = causal_mask(token_ids.size(1), device=token_ids.device)  # (length, length)
-        return self.generator(self.stack(self.embed(token_ids), mask))
+        return self.generator(self.stack(x, mask))
 
     def embed(self, token_ids: Tensor, start: int = 0) -> Tensor:
         """Vectors (batch, length, d_model) of tokens and positions start, start + 1, ..."""
+        check_token_ids(token_ids, self.tokens.num_embeddings)
         return self.dropout(self.positions(self.tokens(token_ids), start))
 
     @classmethod
@@ -181,6 +184,17 @@ def token_losses(model: nn.Module, blocks: Tensor, *, batch_size: int = 64) -> T
     return torch.cat(losses)
 
 
+def check_prompt(prompt_ids: Tensor, model: GPT) -> None:
+    """Raise ValueError for a prompt that is empty, foreign or longer than the model reads."""
+    check_token_ids(prompt_ids, model.tokens.num_embeddings, "prompt_ids")
+    max_len = model.positions.embedding.num_embeddings
+    if prompt_ids.size(1) > max_len:
+        raise ValueError(
+            f"prompt_ids hold {prompt_ids.size(1)} tokens, the model reads at most {max_len=}: "
+            "keep the last ones"
+        )
+
+
 class RecomputedContinuation:
     """Read the whole text so far at every step: simple, and the cache's reference.
 
@@ -191,6 +205,7 @@ class RecomputedContinuation:
 
     def __init__(self, model: GPT, prompt_ids: Tensor) -> None:
         require_eval(model)
+        check_prompt(prompt_ids, model)
         self.model, self.prompt_ids = model, prompt_ids
 
     @torch.no_grad()
@@ -210,10 +225,11 @@ class CachedContinuation:
 
     def __init__(self, model: GPT, prompt_ids: Tensor) -> None:
         require_eval(model)
+        check_prompt(prompt_ids, model)
         self.model, self.prompt_ids = model, prompt_ids
         self.length = 0  # tokens in the cache
         with torch.no_grad():
-            nothing = model.embed(prompt_ids[:, :0])  # (rows, 0, d_model)
+            nothing = model.tokens(prompt_ids[:, :0])  # (rows, 0, d_model)
             attentions = [layer.self_attention for layer in model.stack.layers]
             self.caches = [LayerCache(*each.project(nothing, nothing)) for each in attentions]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tfm_lib.attention.functions import AttentionFunction
 from tfm_lib.attention.recording import recordable
 from tfm_lib.decoding import require_eval
+from tfm_lib.layers.checks import check_padding, check_token_ids, is_traced
 from tfm_lib.layers.recurrent import GRU, Bidirectional
 
 
@@ -58,16 +59,13 @@ class RecurrentEncoder(nn.Module):
         )
 
     def forward(self, src_ids: Tensor) -> Encoded:
-        _check_ids("src_ids", src_ids, self.embedding)
+        check_token_ids(src_ids, self.embedding.num_embeddings, "src_ids")
         mask = src_ids != self.pad_id  # (batch, src_len)
         lengths = mask.sum(dim=1)  # (batch,)
-        position = torch.arange(src_ids.size(1), device=src_ids.device)
-        wrong = (lengths == 0) | (mask != (position < lengths[:, None])).any(dim=1)  # (batch,)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
+        check_padding(src_ids, self.pad_id, "src_ids")
+        if not is_traced(src_ids) and not lengths.all():
             raise ValueError(
-                f"src_ids row {row} is {src_ids[row].tolist()}: it must hold a token, and "
-                f"pad_id={self.pad_id} only behind the last one"
+                f"src_ids row {int(lengths.argmin())} must hold a token, not pads alone"
             )
         memory, final = self.rnn(self.dropout(self.embedding(src_ids)), lengths)
         return Encoded(memory, torch.cat(final, dim=-1), mask[:, None])
@@ -103,7 +101,7 @@ class RecurrentDecoder(nn.Module):
 
     def read(self, tgt_ids: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Run the recurrence over the target: outputs (batch, tgt_len, hidden_size), last h."""
-        _check_ids("tgt_ids", tgt_ids, self.embedding)
+        check_token_ids(tgt_ids, self.embedding.num_embeddings, "tgt_ids")
         if len(tgt_ids) != len(h):
             raise ValueError(f"{len(h)} sources, but {len(tgt_ids)} targets in one batch")
         return self.rnn(self.dropout(self.embedding(tgt_ids)), None, h)
@@ -198,17 +196,3 @@ class RecurrentStep:
 
     def reorder(self, rows: Tensor) -> None:
         self.state = tuple(part[rows] for part in self.state)
-
-
-def _check_ids(name: str, token_ids: Tensor, embedding: nn.Embedding) -> None:
-    if token_ids.dim() != 2 or token_ids.numel() == 0 or token_ids.dtype != torch.long:
-        raise ValueError(
-            f"{name} has {token_ids.dtype} and shape {tuple(token_ids.shape)}, must be torch.int64 "
-            "and (batch, length) with both 1 or more"
-        )
-    lowest, highest = (int(bound) for bound in token_ids.aminmax())
-    if lowest < 0 or highest >= embedding.num_embeddings:
-        raise ValueError(
-            f"{name} reach from {lowest} to {highest}, but the vocabulary has ids "
-            f"0..{embedding.num_embeddings - 1}"
-        )

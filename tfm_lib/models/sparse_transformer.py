@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tfm_lib.attention.functions import AttentionFunction
 from tfm_lib.layers.blocks import Encoder, EncoderLayer
+from tfm_lib.layers.checks import check_token_ids
 
 
 class SparseTransformer(nn.Module):
@@ -66,6 +67,7 @@ class SparseTransformer(nn.Module):
                     last.bias.zero_()
 
     def forward(self, token_ids: Tensor) -> Tensor:
+        check_token_ids(token_ids, self.tokens.num_embeddings)
         length = token_ids.size(1)
         if length > self.max_len:
             raise ValueError(f"{length} tokens are more than max_len={self.max_len}")

@@ -22,6 +22,7 @@ from tfm_lib.attention.positions import SinusoidalPositions
 from tfm_lib.decoding import require_eval
 from tfm_lib.layers.blocks import Decoder, DecoderLayer, Encoder, EncoderLayer, Mask
 from tfm_lib.layers.cache import LayerCache
+from tfm_lib.layers.checks import check_padding, check_token_ids
 
 
 class InputEmbedding(nn.Module):
@@ -42,14 +43,7 @@ class InputEmbedding(nn.Module):
         nn.init.normal_(self.tokens.weight, std=d_model**-0.5)
 
     def forward(self, token_ids: Tensor, start: int = 0) -> Tensor:
-        if token_ids.dim() != 2 or token_ids.numel() == 0:
-            raise ValueError(f"empty or not (batch, length): token_ids {tuple(token_ids.shape)}")
-        lowest, highest = (int(bound) for bound in token_ids.aminmax())
-        if lowest < 0 or highest >= self.tokens.num_embeddings:
-            raise ValueError(
-                f"token ids reach from {lowest} to {highest}, but the vocabulary has ids "
-                f"0..{self.tokens.num_embeddings - 1}"
-            )
+        check_token_ids(token_ids, self.tokens.num_embeddings)
         return self.dropout(self.positions(self.tokens(token_ids) * self.scale, start))
 
 
@@ -111,14 +105,17 @@ class Transformer(nn.Module):
 
     def encode(self, src_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Read the source once: memory (batch, src_len, d_model) and its mask, True = a token."""
+        x = self.src_embedding(src_ids)  # (batch, src_len, d_model)
+        check_padding(src_ids, self.pad_id, "src_ids")
         memory_mask = padding_mask(src_ids, self.pad_id)  # (batch, 1, 1, src_len)
-        return self.encoder(self.src_embedding(src_ids), memory_mask), memory_mask
+        return self.encoder(x, memory_mask), memory_mask
 
     def decode(self, tgt_ids: Tensor, memory: Tensor, memory_mask: Mask = None) -> Tensor:
         """Logits (batch, tgt_len, tgt_vocab_size) for the token after each of tgt_ids."""
         if len(tgt_ids) != len(memory):
             raise ValueError(f"{len(memory)} sources, but {len(tgt_ids)} targets in one batch")
         x = self.tgt_embedding(tgt_ids)  # (batch, tgt_len, d_model)
+        check_padding(tgt_ids, self.pad_id, "tgt_ids")
         mask = causal_mask(tgt_ids.size(1), device=tgt_ids.device)
         mask = mask & padding_mask(tgt_ids, self.pad_id)  # (batch, 1, tgt_len, tgt_len)
         return self.generator(self.decoder(x, memory, mask, memory_mask))

@@ -20,6 +20,7 @@ from tfm_lib.attention.masks import causal_mask
 from tfm_lib.attention.relative import RelativeMultiHeadAttention, relative_encoding
 from tfm_lib.decoding import require_eval
 from tfm_lib.layers.blocks import FeedForward, Residual
+from tfm_lib.layers.checks import check_token_ids
 
 Memory = list[Tensor]  # for each layer its last inputs: (batch, up to memory_len, d_model)
 
@@ -88,8 +89,7 @@ class TransformerXL(nn.Module):
         self.generator.weight = self.embedding.weight
 
     def forward(self, token_ids: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
-        if token_ids.dim() != 2 or token_ids.numel() == 0:
-            raise ValueError(f"token_ids must be (batch, length), got {tuple(token_ids.shape)}")
+        check_token_ids(token_ids, self.embedding.num_embeddings)
         x = self.dropout(self.embedding(token_ids) * self.scale)  # (batch, length, d_model)
         if memory is None:
             memory = [x[:, :0]] * len(self.layers)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from tfm_lib.attention.relative import RelativeMultiHeadAttention, relative_encoding
 from tfm_lib.decoding import require_eval
 from tfm_lib.layers.blocks import FeedForward, Residual
+from tfm_lib.layers.checks import check_token_ids, is_traced
 
 # Theirs -> ours, {n} for each layer.
 HUGGING_FACE_NAMES = {
@@ -69,7 +70,7 @@ def permutation_masks(order: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"order must be (batch, length), got {tuple(order.shape)}")
     positions = torch.arange(order.size(1), device=order.device)
     wrong = (order.sort().values != positions).any(dim=1)  # (batch,)
-    if wrong.any():
+    if not is_traced(order) and wrong.any():
         raise ValueError(
             f"each row of order must hold the positions 0..{len(positions) - 1} once, got "
             f"{order[wrong][0].tolist()}"
@@ -174,6 +175,7 @@ class XLNet(nn.Module):
                 f"token_ids {tuple(token_ids.shape)} and order {tuple(order.shape)} "
                 "must both be (batch, length)"
             )
+        check_token_ids(token_ids, self.embedding.num_embeddings)
         masks = permutation_masks(order)
         targets = last_turns(order, num_targets)
         content = self.dropout(self.embedding(token_ids))  # (batch, length, d_model)
