@@ -39,7 +39,7 @@ def train(
         int, Parameter(help="steps between two checkpoints", validator=Number(gte=1))
     ] = 200,
     settings: Annotated[Given | None, Parameter(name="*")] = None,
-) -> None:
+) -> int:
     """Train a translator on Multi30k, or on two files of your own, one sentence a line.
 
     Examples: `tfm train --data multi30k --src de --tgt en --out runs/de-en`,
@@ -60,3 +60,4 @@ def train(
         if worker.writes:
             at = f"step {training.step} of {training.steps}"
             print(f"{out}: {at}, {training.seconds:.0f} s of training")
+    return 0 if training.step == training.steps else 130  # Ctrl-C, and the run was saved
