@@ -232,3 +232,13 @@ def test_a_prompt_that_cannot_be_continued_is_refused_before_anything_is_compute
 ):
     with pytest.raises(ValueError, match=message):
         step(built("gpt"), prompt)
+
+
+def test_a_transformer_may_draw_a_pad_in_its_own_text():
+    model, token_ids = built("transformer").model, ids()
+    drawn = token_ids.clone()
+    drawn[1, 3] = 0
+    logits = model.decode(drawn, *model.encode(token_ids))
+    assert logits.isfinite().all()
+    with pytest.raises(ValueError, match="tgt_ids row 1 is"):
+        model(token_ids, drawn)

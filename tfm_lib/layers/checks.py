@@ -41,7 +41,7 @@ def check_padding(token_ids: Tensor, pad_id: int, name: str = "token_ids") -> No
     if is_traced(token_ids):
         return
     pads = token_ids == pad_id  # (batch, length)
-    wrong = (pads[:, :-1] & ~pads[:, 1:]).any(dim=1)  # (batch,)
+    wrong = (pads[..., :-1] & ~pads[..., 1:]).any(dim=-1)  # (batch,)
     if wrong.any():
         row = int(wrong.nonzero()[0])
         raise ValueError(

@@ -101,6 +101,8 @@ class Transformer(nn.Module):
             holder.weight = target.weight
 
     def forward(self, src_ids: Tensor, tgt_ids: Tensor) -> Tensor:
+        # Here and not in decode: a model that draws its own text may draw a pad in it.
+        check_padding(tgt_ids, self.pad_id, "tgt_ids")
         return self.decode(tgt_ids, *self.encode(src_ids))
 
     def encode(self, src_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +117,6 @@ class Transformer(nn.Module):
         if len(tgt_ids) != len(memory):
             raise ValueError(f"{len(memory)} sources, but {len(tgt_ids)} targets in one batch")
         x = self.tgt_embedding(tgt_ids)  # (batch, tgt_len, d_model)
-        check_padding(tgt_ids, self.pad_id, "tgt_ids")
         mask = causal_mask(tgt_ids.size(1), device=tgt_ids.device)
         mask = mask & padding_mask(tgt_ids, self.pad_id)  # (batch, 1, tgt_len, tgt_len)
         return self.generator(self.decoder(x, memory, mask, memory_mask))
