@@ -66,12 +66,22 @@ def taught_in():
 @every_lesson
 def test_lessons_import_from_packages(path):
     """So a module may be cut in two without touching a lesson."""
-    for cell in code_cells(read(path)):
-        for node in ast.walk(ast.parse(python_source(cell))):
-            if isinstance(node, ast.ImportFrom) and node.module.count(".") > 1:
-                inside = node.module.startswith("tfm_lib.")
-                named = [alias.name for alias in node.names if not alias.name.startswith("_")]
-                assert not (inside and named), f"{path.stem} imports from {node.module}"
+    assert reaching_inside(read(path)) == []
+
+
+def reaching_inside(notebook):
+    """Imports of a package's modules, or of public names from them, as (module, name)."""
+    found = []
+    trees = [ast.parse(python_source(cell)) for cell in code_cells(notebook)]
+    for node in [node for tree in trees for node in ast.walk(tree)]:
+        match node:
+            case ast.ImportFrom(module=str(module), names=names) if module.startswith("tfm_lib."):
+                package = ROOT.joinpath(*module.split("."))
+                for name in [alias.name for alias in names]:
+                    deep = module.count(".") > 1 and not name.startswith("_")
+                    if deep or (package / f"{name}.py").is_file():
+                        found.append((module, name))
+    return found
 
 
 def home_of(module, name):
@@ -189,6 +199,23 @@ def test_imports_are_found():
     }
     with pytest.raises(AssertionError, match=r"not `import tfm_lib\.attention`"):
         imported_names(lesson_of("import tfm_lib.attention"))
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from tfm_lib.attention import causal_mask", []),
+        ("from tfm_lib.training import fit\nfrom tfm_lib import training, attention", []),
+        ("from tfm_lib.show.plots import _frame", []),
+        ("from tfm_lib.attention.masks import causal_mask", [("attention.masks", "causal_mask")]),
+        ("from tfm_lib.show.plots import _frame, bars", [("show.plots", "bars")]),
+        ("from tfm_lib.attention import masks", [("attention", "masks")]),
+        ("from torch.nn.utils import parametrize", []),
+    ],
+)
+def test_reaching_inside_a_package_is_found(source, found):
+    named = [(f"tfm_lib.{module}", name) for module, name in found]
+    assert reaching_inside(lesson_of(source)) == named
 
 
 def lesson_of(*sources):

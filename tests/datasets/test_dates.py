@@ -1,20 +1,15 @@
-"""The dates: their splits, their forms, and the program that wrote them."""
+"""The dates: their splits and their forms."""
 
 import datetime
 import re
 import unicodedata
 from collections import Counter
-from importlib.metadata import version
 
 import pytest
 
-from data.make_dates import BABEL_VERSION, DATE_SPLITS, generate_dates
+from data.make_dates import DATE_SPLITS
 from tfm_lib.datasets.dates import DATE_FORMATS, load_dates, write_date
-from tfm_lib.datasets.parallel import load_parallel
 from tfm_lib.text.pairs import Pairs
-from tools.lessons import ROOT
-
-DATA = ROOT / "data"
 
 
 @pytest.fixture(scope="module")
@@ -91,21 +86,6 @@ def test_odd_spaces_become_plain_ones(monkeypatch):
     assert write_date(datetime.date(2026, 11, 21), "fr_FR", "medium") == "21 nov. 2026"
 
 
-def test_the_frozen_file_is_what_the_generator_makes():
-    if version("babel") != BABEL_VERSION:
-        lines = generate_dates().splitlines()
-        assert lines[0] == "split\tlocale\tformat\ttext\tiso"
-        assert Counter(line.split("\t")[0] for line in lines[1:]) == DATE_SPLITS
-        pytest.skip(f"structure only: Babel {version('babel')}, frozen with {BABEL_VERSION}")
-    assert generate_dates().encode("utf-8") == (DATA / "dates.tsv").read_bytes()
-
-
-def test_another_seed_deals_other_days():
-    ours, other = generate_dates(seed=0), generate_dates(seed=1)
-    assert ours != other
-    assert len(ours.splitlines()) == len(other.splitlines())
-
-
 def test_locales_can_be_chosen(dates):
     french = load_dates("val", locales=["fr_FR"])
     assert set(french.kinds) == {"fr_FR full", "fr_FR long", "fr_FR medium"}
@@ -125,5 +105,3 @@ def test_unknown_names_are_answered_with_the_known_ones():
         write_date(datetime.date(2026, 1, 1), "de_DE", "medium")
     with pytest.raises(ValueError, match=r"unknown split 'dev'; known: train, val, test$"):
         load_dates("dev")
-    with pytest.raises(ValueError, match=r"unknown target 'de'; known: fr, ko$"):
-        load_parallel("train", target="de")

@@ -243,8 +243,10 @@ def test_the_loss_weighs_text_and_image(text_weight):
 
 def test_streams_that_do_not_fit_are_refused():
     model, (text, codes) = make_dalle(), make_stream()
-    for wrong in (torch.zeros(2, SIZE + 1).long(), torch.zeros(2, 0).long(), torch.zeros(5).long()):
-        with pytest.raises(ValueError, match=r"1 to 13 columns|with both 1 or more"):
+    with pytest.raises(ValueError, match="1 to 13 columns"):
+        model(torch.zeros(2, SIZE + 1).long())
+    for wrong in (torch.zeros(2, 0).long(), torch.zeros(5).long()):
+        with pytest.raises(ValueError, match="with both 1 or more"):
             model(wrong)
     with pytest.raises(ValueError, match="text_len=3"):
         model.join(text[:, :2], codes)

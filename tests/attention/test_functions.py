@@ -1,10 +1,9 @@
-"""Attention against loops and against torch.nn, forward and backward; every dimension is prime."""
+"""The functions against loops and against PyTorch's, both ways; every dimension is prime."""
 
 import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from tfm_lib.attention.functions import (
@@ -17,8 +16,6 @@ from tfm_lib.attention.functions import (
     scaled_dot_product_attention,
 )
 from tfm_lib.attention.masks import causal_mask, padding_mask
-from tfm_lib.attention.multi_head import MultiHeadAttention
-from tfm_lib.attention.recording import record_attention
 
 BATCH, HEADS, QUERY_LEN, KEY_LEN, D_K, D_V = 2, 3, 5, 7, 11, 13
 FUNCTIONS = [
@@ -182,88 +179,12 @@ def test_dropout_keeps_the_mean_and_returns_undropped_weights():
     assert ((samples.mean(0) - output).abs() < 5 * standard_error).all()
 
 
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("attention", FUNCTIONS[:2], ids=NAMES[:2])
-def test_multi_head_equals_torch(attention, masked, dtype, atol):
-    torch.manual_seed(0)
-    theirs = nn.MultiheadAttention(15, 3, batch_first=True, dtype=dtype)
-    nn.init.normal_(theirs.in_proj_bias)  # zero by default: a swapped bias would go unseen
-    nn.init.normal_(theirs.out_proj.bias)
-    ours = MultiHeadAttention.from_torch(theirs, attention=attention)
-    query = torch.randn(2, 5, 15, dtype=dtype, requires_grad=True)
-    key = torch.randn(2, 7, 15, dtype=dtype, requires_grad=True)
-    value = torch.randn(2, 7, 15, dtype=dtype, requires_grad=True)
-    pads = torch.tensor([[0] * 7, [0] * 4 + [1] * 3], dtype=torch.bool)
-    mask = ~pads[:, None, None, :] if masked else None
-    output, weights = ours(query, key, value, mask)
-    wanted, wanted_weights = theirs(
-        query, key, value, key_padding_mask=pads if masked else None, average_attn_weights=False
-    )
-    torch.testing.assert_close(output, wanted, atol=atol, rtol=0)
-    if weights is not None:
-        torch.testing.assert_close(weights, wanted_weights, atol=atol, rtol=0)
-    inputs = (query, key, value)
-    for got, right in zip(gradients(output, inputs), gradients(wanted, inputs), strict=True):
-        torch.testing.assert_close(got, right, atol=atol, rtol=0)
-    linears = (ours.q_proj, ours.k_proj, ours.v_proj)
-    got = gradients(output, [p.weight for p in linears] + [p.bias for p in linears])
-    weight, bias = gradients(wanted, [theirs.in_proj_weight, theirs.in_proj_bias])
-    torch.testing.assert_close(torch.cat(got[:3]), weight, atol=atol, rtol=0)
-    torch.testing.assert_close(torch.cat(got[3:]), bias, atol=atol, rtol=0)
-
-
-def test_multi_head_is_causal_by_gradient():
-    attention, x = MultiHeadAttention(15, 3), torch.randn(2, 7, 15, requires_grad=True)
-    output, _ = attention(x, x, x, causal_mask(7))
-    (grad,) = torch.autograd.grad(output[:, 3].sum(), x)
-    assert (grad[:, 4:] == 0).all()
-    assert (grad[:, :4].abs().sum(-1) > 0).all()
-
-
-def test_multi_head_dropout_is_for_training_only():
-    attention, x = MultiHeadAttention(15, 3, dropout=0.5), torch.randn(2, 7, 15)
-    torch.manual_seed(0)
-    assert not torch.equal(attention(x, x, x)[0], attention(x, x, x)[0])
-    attention.eval()
-    assert torch.equal(attention(x, x, x)[0], attention(x, x, x)[0])
-
-
-def test_record_attention_keeps_every_call_in_order_and_leaves_no_hook():
-    model = nn.ModuleDict({"a": MultiHeadAttention(6, 2), "b": Attention(dot_score)})
-    x, y = torch.randn(2, 5, 6), torch.randn(2, 3, 6)
-    with record_attention(model) as maps:
-        first = model["a"](x, x, x)[1]
-        second = model["a"](x, y, y)[1]
-        third = model["b"](x, y, y)[1]
-    model["a"](x, x, x)
-    assert [len(maps["a"]), len(maps["b"])] == [2, 1]
-    for kept, real in zip([*maps["a"], *maps["b"]], [first, second, third], strict=True):
-        assert torch.equal(kept, real)
-        assert not kept.requires_grad
-
-
-def test_record_attention_says_when_there_is_nothing_to_record():
-    with (
-        pytest.raises(ValueError, match="Linear holds no Attention"),
-        record_attention(nn.Linear(2, 2)),
-    ):
-        pass
-    fused = MultiHeadAttention(6, 2, attention=fused_attention)
-    x = torch.randn(2, 5, 6)
-    with pytest.raises(ValueError, match="never forms its weights"), record_attention(fused):
-        fused(x, x, x)
-
-
 X = torch.zeros(2, 5, 6)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: MultiHeadAttention(510, 6 + 1), "d_model=510 must be divisible by num_heads=7"),
-        (lambda: MultiHeadAttention(6, 0), "num_heads=0"),
-        (lambda: MultiHeadAttention(6, 1)(X[0], X[0], X[0]), r"d_model\), got \(5, 6\)"),
         (lambda: scaled_dot_product_attention(X, X[..., :5], X), r"key \(2, 5, 5\)"),
         (lambda: scaled_dot_product_attention(X, X, X[:, :4]), r"value \(2, 4, 6\)"),
         (lambda: fused_attention(X, X[:1], X[:1]), r"key \(1, 5, 6\)"),
@@ -272,18 +193,6 @@ X = torch.zeros(2, 5, 6)
         (lambda: fused_attention(X, X, X, torch.ones(5, 5)), "boolean.*float32"),
         (lambda: scaled_dot_product_attention(X, X, X, causal_mask(4)), r"mask of shape \(4, 4\)"),
         (lambda: fused_attention(X, X, X, causal_mask(4)), r"mask of shape \(4, 4\)"),
-        (
-            lambda: MultiHeadAttention(6, 2)(X, X, X, torch.ones(2, 5, 5, dtype=torch.bool)),
-            "needs 2 or 4 dimensions",
-        ),
-        (
-            lambda: MultiHeadAttention.from_torch(nn.MultiheadAttention(6, 2, kdim=5)),
-            "kdim = vdim = embed_dim",
-        ),
-        (
-            lambda: MultiHeadAttention.from_torch(nn.MultiheadAttention(6, 2, add_bias_kv=True)),
-            "add_bias_kv=False",
-        ),
     ],
 )
 def test_bad_input_is_named(call, message):
