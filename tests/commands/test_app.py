@@ -5,17 +5,12 @@ import sys
 
 import pytest
 
+from tests.commands.calling import tfm
 from tfm_lib.commands import app as application
-from tfm_lib.commands.app import app, main
+from tfm_lib.commands.app import app
 from tfm_lib.translation.settings import Settings
 
 COMMANDS = ("check", "data", "exercises", "train", "translate")
-
-
-def tfm(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([*map(str, arguments)])
-    return stopped.value.code
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from tfm_lib.commands.app import main
+from tests.commands.calling import tfm
 from tfm_lib.datasets import multi30k
 from tfm_lib.datasets.download import DownloadError
 from tfm_lib.datasets.multi30k import (
@@ -25,12 +25,6 @@ PAIRS = list(permutations(LANGUAGES, 2))
 LINES = {"train": 5, "val": 3, "test": 2}
 # What the published files hold too: spaces at the ends, no-break spaces, a tab, a rare line end.
 ODD = [" Un homme", "Nummer\xa028 ", "einer \tFontäne", "a\x0bb\x85c\u2028d", "Eis."]
-
-
-def tfm(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([*map(str, arguments)])
-    return stopped.value.code
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tfm_lib.commands.app import main
+from tests.commands.calling import tfm
 from tfm_lib.datasets.parallel import load_parallel
 from tfm_lib.translation import checkpoints, trainer
 from tfm_lib.translation.build import build_model
@@ -43,13 +43,6 @@ def options_of(arguments):
         else:
             values.append(word)
     return found
-
-
-def tfm(*arguments):
-    """Run the command in this process: its exit status."""
-    with pytest.raises(SystemExit) as stopped:
-        main([*map(str, arguments)])
-    return stopped.value.code
 
 
 def train(*arguments):

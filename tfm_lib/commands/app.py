@@ -12,6 +12,7 @@ from tfm_lib.commands.data import data
 from tfm_lib.commands.exercises import exercises
 from tfm_lib.commands.train import train
 from tfm_lib.commands.translate import translate
+from tfm_lib.translation.settings import SettingsError
 
 
 def explain(error: CycloptsError) -> str:
@@ -43,5 +44,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
         print(f"tfm: {error}", file=sys.stderr)
-        sys.exit(2 if getattr(error, "is_usage", False) else 1)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
     sys.exit(result or 0)

@@ -13,7 +13,7 @@ from tfm_lib.layers.blocks import (
     Residual,
 )
 from tfm_lib.layers.cache import LayerCache
-from tfm_lib.layers.checks import check_padding, check_token_ids, is_traced
+from tfm_lib.layers.checks import check_padding, check_token_ids, check_tokens_left, is_traced
 from tfm_lib.layers.recurrent import GRU, LSTM, RNN, Bidirectional
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "Residual",
     "check_padding",
     "check_token_ids",
+    "check_tokens_left",
     "is_traced",
 ]

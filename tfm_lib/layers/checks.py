@@ -48,3 +48,12 @@ def check_padding(token_ids: Tensor, pad_id: int, name: str = "token_ids") -> No
             f"{name} row {row} is {token_ids[row].tolist()}: pad_id={pad_id} may stand only behind "
             "the last token. Pad on the right"
         )
+
+
+def check_tokens_left(token_ids: Tensor, pad_id: int, name: str = "token_ids") -> None:
+    """Raise ValueError if a row (batch, length) holds pads alone; in eager mode (`is_traced`)."""
+    if is_traced(token_ids):
+        return
+    lengths = (token_ids != pad_id).sum(dim=1)  # (batch,)
+    if not lengths.all():
+        raise ValueError(f"{name} row {int(lengths.argmin())} must hold a token, not pads alone")

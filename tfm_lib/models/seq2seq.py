@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tfm_lib.attention.functions import AttentionFunction
 from tfm_lib.attention.recording import recordable
 from tfm_lib.decoding import require_eval
-from tfm_lib.layers.checks import check_padding, check_token_ids, is_traced
+from tfm_lib.layers.checks import check_padding, check_token_ids, check_tokens_left
 from tfm_lib.layers.recurrent import GRU, Bidirectional
 
 
@@ -63,10 +63,7 @@ class RecurrentEncoder(nn.Module):
         mask = src_ids != self.pad_id  # (batch, src_len)
         lengths = mask.sum(dim=1)  # (batch,)
         check_padding(src_ids, self.pad_id, "src_ids")
-        if not is_traced(src_ids) and not lengths.all():
-            raise ValueError(
-                f"src_ids row {int(lengths.argmin())} must hold a token, not pads alone"
-            )
+        check_tokens_left(src_ids, self.pad_id, "src_ids")
         memory, final = self.rnn(self.dropout(self.embedding(src_ids)), lengths)
         return Encoded(memory, torch.cat(final, dim=-1), mask[:, None])
 

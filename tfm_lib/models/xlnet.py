@@ -70,6 +70,7 @@ def permutation_masks(order: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"order must be (batch, length), got {tuple(order.shape)}")
     positions = torch.arange(order.size(1), device=order.device)
     wrong = (order.sort().values != positions).any(dim=1)  # (batch,)
+    # While torch.compile records, no value can be read: then the order is believed.
     if not is_traced(order) and wrong.any():
         raise ValueError(
             f"each row of order must hold the positions 0..{len(positions) - 1} once, got "

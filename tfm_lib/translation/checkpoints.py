@@ -25,7 +25,7 @@ from tfm_lib.translation.settings import RunError, write_atomically
 Tensors = dict[str, Tensor]
 
 KEPT_EPOCHS = 5  # the paper averages its base models' last 5 checkpoints (section 6.1)
-WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel prepend
+WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel prepend
 
 
 def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> None:
@@ -98,8 +98,7 @@ def weights_of(model: nn.Module) -> Tensors:
 def unwrapped(name: str) -> str:
     """A weight's name without the wrappers around its model: ``module._orig_mod.a`` -> ``a``."""
     parts = name.split(".")
-    marks = {mark.removesuffix(".") for mark in WRAPPERS}
-    while parts[0] in marks:
+    while parts[0] in WRAPPERS:
         parts.pop(0)
     return ".".join(part for part in parts if part != "_orig_mod")  # of a compiled part inside
 

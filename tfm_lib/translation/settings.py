@@ -28,8 +28,6 @@ class RunError(ValueError):
 class SettingsError(RunError):
     """Settings that no run can have: the command line ends as after any wrong option."""
 
-    is_usage = True
-
 
 def setting(group: str, default: Any, help: str) -> Any:  # noqa: A002 (what a field calls it)
     """A field of `Settings`, with the group it belongs to and what it means."""
