@@ -68,6 +68,7 @@ NEIGHBOURS = {
         "transformer": set(),
         "transformer_xl": set(),
         "xlnet": set(),
+        "hugging_face": {"bert", "gpt", "xlnet"},
     },
     "datasets": {
         "download": set(),

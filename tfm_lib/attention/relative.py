@@ -115,7 +115,7 @@ class RelativeMultiHeadAttention(MultiHeadAttention):
         mask: Tensor | None = None,
         *,
         positions: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         return self.attend(query, *self.project(key, value), mask, positions=positions)
 
     def attend(
@@ -126,7 +126,7 @@ class RelativeMultiHeadAttention(MultiHeadAttention):
         mask: Tensor | None = None,
         *,
         positions: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend with projected keys and values: (batch, query_len, d_model) and the weights."""
         heads, weights = self.attention(
             self._split(self.q_proj(query)),  # (batch, num_heads, query_len, d_k)

@@ -8,8 +8,9 @@ Other models build on the same blocks: a decoder without an encoder is an `Encod
 mask.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,33 +59,15 @@ class Residual(nn.Module):
         return self.norm(x + self.dropout(sublayer(x)))
 
 
-def layer_from_torch(
-    cls: type[nn.Module],
-    module: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer,
-    *,
-    attention: AttentionFunction = scaled_dot_product_attention,
-) -> nn.Module:
-    """Build a layer of `cls` with the sizes, weights, precision and mode of PyTorch's layer."""
-    sizes = module.linear1.in_features, module.self_attn.num_heads, module.linear1.out_features
-    options = {"dropout": module.dropout1.p, "norm_first": module.norm_first}
-    mine = cls(*sizes, **options, activation=module.activation)
-    mine.self_attention = MultiHeadAttention.from_torch(module.self_attn, attention=attention)
-    if isinstance(module, nn.TransformerDecoderLayer):
-        across = MultiHeadAttention.from_torch(module.multihead_attn, attention=attention)
-        mine.cross_attention = across
-    mine.feed_forward.expand = deepcopy(module.linear1)
-    mine.feed_forward.contract = deepcopy(module.linear2)
-    for number, residual in enumerate(mine.residuals, start=1):
-        residual.norm = deepcopy(getattr(module, f"norm{number}"))
-    return mine.train(module.training)
+class TransformerLayer(nn.Module):
+    """What both layers have: attentions by name, then feed-forward, each in a residual.
 
-
-class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward, each in a residual (section 3.1).
-
-    forward(x, mask): x (batch, length, d_model) -> the same shape; mask boolean, True = may attend,
-    broadcastable to (batch, num_heads, length, length).
+    A sub-class names its attentions and says in `forward` who looks at whom. Raises ValueError if
+    d_model is not divisible by num_heads.
     """
+
+    attentions: ClassVar[tuple[str, ...]]
+    self_attention: MultiHeadAttention
 
     def __init__(
         self,
@@ -98,21 +81,57 @@ class EncoderLayer(nn.Module):
         attention: AttentionFunction = scaled_dot_product_attention,
     ) -> None:
         super().__init__()
-        self.self_attention = MultiHeadAttention(d_model, num_heads, attention=attention)
+        for name in self.attentions:
+            self.add_module(name, MultiHeadAttention(d_model, num_heads, attention=attention))
         self.feed_forward = FeedForward(d_model, d_ff, activation=activation)
         self.residuals = nn.ModuleList(
-            Residual(d_model, dropout=dropout, norm_first=norm_first) for _ in range(2)
+            Residual(d_model, dropout=dropout, norm_first=norm_first)
+            for _ in (*self.attentions, "feed_forward")
         )
+
+    @classmethod
+    def from_torch(
+        cls,
+        module: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer,
+        *,
+        attention: AttentionFunction = scaled_dot_product_attention,
+    ) -> Self:
+        """Build one with the sizes, weights, precision and mode of PyTorch's layer."""
+        mine = cls(
+            module.linear1.in_features,
+            module.self_attn.num_heads,
+            module.linear1.out_features,
+            dropout=module.dropout1.p,
+            norm_first=module.norm_first,
+            activation=module.activation,
+        )
+        theirs = {"self_attention": "self_attn", "cross_attention": "multihead_attn"}
+        for name in cls.attentions:
+            copy = MultiHeadAttention.from_torch(getattr(module, theirs[name]), attention=attention)
+            mine.add_module(name, copy)
+        mine.feed_forward.expand = deepcopy(module.linear1)
+        mine.feed_forward.contract = deepcopy(module.linear2)
+        for number, residual in enumerate(mine.residuals, start=1):
+            residual.norm = deepcopy(getattr(module, f"norm{number}"))
+        return mine.train(module.training)
+
+
+class EncoderLayer(TransformerLayer):
+    """Self-attention, then feed-forward, each in a residual (section 3.1).
+
+    forward(x, mask): x (batch, length, d_model) -> the same shape; mask boolean, True = may attend,
+    broadcastable to (batch, num_heads, length, length).
+    """
+
+    attentions = ("self_attention",)
 
     def forward(self, x: Tensor, mask: Mask = None) -> Tensor:
         around_attention, around_feed_forward = self.residuals
         x = around_attention(x, lambda x: self.self_attention(x, x, x, mask)[0])
         return around_feed_forward(x, self.feed_forward)
 
-    from_torch = classmethod(layer_from_torch)
 
-
-class DecoderLayer(nn.Module):
+class DecoderLayer(TransformerLayer):
     """Masked self-attention, cross-attention to the encoder, feed-forward (section 3.1).
 
     forward(x, memory, mask, memory_mask): x (batch, tgt_len, d_model) -> the same shape; memory
@@ -121,24 +140,8 @@ class DecoderLayer(nn.Module):
     (batch, num_heads, tgt_len, src_len).
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        d_ff: int,
-        *,
-        dropout: float = 0.1,
-        norm_first: bool = False,
-        activation: Map = F.relu,
-        attention: AttentionFunction = scaled_dot_product_attention,
-    ) -> None:
-        super().__init__()
-        self.self_attention = MultiHeadAttention(d_model, num_heads, attention=attention)
-        self.cross_attention = MultiHeadAttention(d_model, num_heads, attention=attention)
-        self.feed_forward = FeedForward(d_model, d_ff, activation=activation)
-        self.residuals = nn.ModuleList(
-            Residual(d_model, dropout=dropout, norm_first=norm_first) for _ in range(3)
-        )
+    attentions = ("self_attention", "cross_attention")
+    cross_attention: MultiHeadAttention
 
     def forward(
         self, x: Tensor, memory: Tensor, mask: Mask = None, memory_mask: Mask = None
@@ -148,14 +151,14 @@ class DecoderLayer(nn.Module):
         x = around_cross(x, lambda x: self.cross_attention(x, memory, memory, memory_mask)[0])
         return around_feed_forward(x, self.feed_forward)
 
-    from_torch = classmethod(layer_from_torch)
-
 
 class Encoder(nn.Module):
     """Encoder layers one after the other: (batch, src_len, d_model) -> the same shape.
 
     norm: a last normalisation. Pre-norm needs one, the paper's post-norm none (nn.Identity).
     """
+
+    layers: Sequence[EncoderLayer]
 
     def __init__(self, layers: Iterable[EncoderLayer], norm: nn.Module) -> None:
         super().__init__()
@@ -173,6 +176,8 @@ class Decoder(nn.Module):
 
     norm: a last normalisation, as in `Encoder`. Every layer reads the same memory.
     """
+
+    layers: Sequence[DecoderLayer]
 
     def __init__(self, layers: Iterable[DecoderLayer], norm: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whole models, one module each: sizes, forward pass, a step for decoding, foreign weights.
+"""Whole models, one module each: sizes, forward, a step for decoding; `hugging_face` loads weights.
 
 They use `attention`, `layers`, `decoding` and `training`, never each other.
 Begin with `gpt`, whose form a new model copies (see CONTRIBUTING.md).
@@ -12,6 +12,14 @@ from tfm_lib.models.gpt import (
     check_prompt,
     next_token_loss,
     token_losses,
+)
+from tfm_lib.models.hugging_face import (
+    BERT,
+    BERT_FOR_PRE_TRAINING,
+    GPT_2,
+    XLNET,
+    Conversion,
+    from_hugging_face,
 )
 from tfm_lib.models.seq2seq import (
     AttentionDecoder,
@@ -27,13 +35,18 @@ from tfm_lib.models.transformer_xl import TransformerXL, cut_segments, stream_lo
 from tfm_lib.models.xlnet import XLNet, permutation_masks
 
 __all__ = [
+    "BERT",
+    "BERT_FOR_PRE_TRAINING",
     "DALLE",
     "GPT",
+    "GPT_2",
+    "XLNET",
     "AttentionDecoder",
     "Bert",
     "BertForPreTraining",
     "CachedContinuation",
     "CachedStep",
+    "Conversion",
     "DiscreteAutoencoder",
     "Encoded",
     "ImageStep",
@@ -50,6 +63,7 @@ __all__ = [
     "check_prompt",
     "cut_segments",
     "dalle_loss",
+    "from_hugging_face",
     "mask_tokens",
     "next_token_loss",
     "permutation_masks",

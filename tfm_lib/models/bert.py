@@ -1,17 +1,15 @@
 """BERT (Devlin et al. 2019): an encoder that reads both sides, trained on words left out.
 
-    BertForPreTraining
-      Bert               token ids, segment ids -> a hidden state for each token
-        BertEmbedding    tokens + segments + positions, normalised
-        Encoder          EncoderLayer x num_layers: post-norm, GELU
-        pooler           the first token's hidden state -> one vector for the whole input
-      masked_head        hidden states -> logits over the vocabulary
-      next_head          pooled vector -> logits of (B follows A, B is random)
-
-Weights published under Hugging Face's names are loaded with `from_hugging_face`.
+BertForPreTraining
+  Bert               token ids, segment ids -> a hidden state for each token
+    BertEmbedding    tokens + segments + positions, normalised
+    Encoder          EncoderLayer x num_layers: post-norm, GELU
+    pooler           the first token's hidden state -> one vector for the whole input
+  masked_head        hidden states -> logits over the vocabulary
+  next_head          pooled vector -> logits of (B follows A, B is random)
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -90,7 +88,7 @@ class Bert(nn.Module):
         attention: AttentionFunction = scaled_dot_product_attention,
     ) -> None:
         super().__init__()
-        options = {"dropout": dropout, "activation": F.gelu, "attention": attention}
+        options: dict[str, Any] = {"dropout": dropout, "activation": F.gelu, "attention": attention}
         layers = (EncoderLayer(d_model, num_heads, d_ff, **options) for _ in range(num_layers))
         self.pad_id = pad_id
         self.embedding = BertEmbedding(vocab_size, d_model, max_len=max_len, dropout=dropout)
@@ -192,67 +190,3 @@ def pretraining_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tens
     token_logits, next_logits = model(inputs, segment_ids)
     masked = label_smoothing_loss(token_logits, labels, pad_id=IGNORED)
     return masked + F.cross_entropy(next_logits, is_random)
-
-
-SIZES = {  # in Hugging Face's config.json -> an argument of `Bert`
-    "vocab_size": "vocab_size",
-    "hidden_size": "d_model",
-    "num_attention_heads": "num_heads",
-    "num_hidden_layers": "num_layers",
-    "intermediate_size": "d_ff",
-    "max_position_embeddings": "max_len",
-    "hidden_dropout_prob": "dropout",
-    "pad_token_id": "pad_id",
-}
-FIXED = {"hidden_act": "gelu", "layer_norm_eps": EPS, "type_vocab_size": 2}
-NAMES = {  # part of a weight's name, theirs -> ours; replaced in this order
-    "embeddings.word_embeddings": "embedding.tokens",
-    "embeddings.token_type_embeddings": "embedding.segments",
-    "embeddings.position_embeddings": "embedding.positions.embedding",
-    "embeddings.LayerNorm": "embedding.norm",
-    "encoder.layer.": "encoder.layers.",
-    "attention.self.query": "self_attention.q_proj",
-    "attention.self.key": "self_attention.k_proj",
-    "attention.self.value": "self_attention.v_proj",
-    "attention.output.dense": "self_attention.out_proj",
-    "attention.output.LayerNorm": "residuals.0.norm",
-    "intermediate.dense": "feed_forward.expand",
-    "output.dense": "feed_forward.contract",
-    "output.LayerNorm": "residuals.1.norm",
-    "pooler.dense": "pooler",
-    "cls.predictions.transform.dense": "masked_head.dense",
-    "cls.predictions.transform.LayerNorm": "masked_head.norm",
-    "cls.predictions.decoder": "masked_head.decoder",
-    "cls.predictions.bias": "masked_head.decoder.bias",  # the decoder's, stored a second time
-    "cls.seq_relationship": "next_head",
-}
-TIED = {"masked_head.decoder.weight": "bert.embedding.tokens.weight"}  # files hold it once
-NOT_WEIGHTS = ("embeddings.position_ids",)  # 0, 1, 2, ... in older files
-
-
-def rename(theirs: str) -> str:
-    """Turn Hugging Face's name of a weight into this module's, by the table `NAMES`."""
-    for old, new in NAMES.items():
-        theirs = theirs.replace(old, new)
-    return theirs
-
-
-def from_hugging_face(
-    cls: type[nn.Module], config: Mapping[str, Any], weights: Mapping[str, Tensor]
-) -> nn.Module:
-    """Build a `Bert` or a `BertForPreTraining` from a config.json and weights by name.
-
-    The model comes in evaluation mode, in PyTorch's default precision. Raises ValueError if the
-    configuration asks for what this code fixes (`FIXED`), and RuntimeError naming every weight that
-    is missing, left over or of another shape.
-    """
-    for name, value in FIXED.items():
-        if config[name] != value:
-            raise ValueError(f"{name}={config[name]!r} must be {value!r}")
-    mine = cls(**{ours: config[theirs] for theirs, ours in SIZES.items()})
-    named = {rename(name): w for name, w in weights.items() if not name.endswith(NOT_WEIGHTS)}
-    for second, first in TIED.items():
-        if second in mine.state_dict() and first in named:
-            named.setdefault(second, named[first])
-    mine.load_state_dict(named)
-    return mine.eval()

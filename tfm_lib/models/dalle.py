@@ -125,10 +125,16 @@ class DALLE(nn.Module):
         self.row_positions = nn.Embedding(rows, d_model)
         self.column_positions = nn.Embedding(columns, d_model)
         self.dropout = nn.Dropout(dropout)
-        options = {"dropout": dropout, "norm_first": True}
         self.encoder = Encoder(
             (
-                EncoderLayer(d_model, num_heads, d_ff, attention=attention, **options)
+                EncoderLayer(
+                    d_model,
+                    num_heads,
+                    d_ff,
+                    dropout=dropout,
+                    norm_first=True,
+                    attention=attention,
+                )
                 for attention in attentions
             ),
             nn.LayerNorm(d_model),

@@ -5,7 +5,6 @@ encoder to look at, so a layer is an `EncoderLayer` under a causal mask.
 """
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,34 +18,6 @@ from tfm_lib.layers.blocks import Encoder, EncoderLayer
 from tfm_lib.layers.cache import LayerCache
 from tfm_lib.layers.checks import check_token_ids
 from tfm_lib.training import label_smoothing_loss
-
-# Theirs -> ours, {n} for each layer. Where several of ours stand, theirs holds them side by side.
-HUGGING_FACE_NAMES = {
-    "transformer.wte": ["tokens"],
-    "transformer.wpe": ["positions.embedding"],
-    "transformer.h.{n}.ln_1": ["stack.layers.{n}.residuals.0.norm"],
-    "transformer.h.{n}.attn.c_attn": [
-        "stack.layers.{n}.self_attention.q_proj",
-        "stack.layers.{n}.self_attention.k_proj",
-        "stack.layers.{n}.self_attention.v_proj",
-    ],
-    "transformer.h.{n}.attn.c_proj": ["stack.layers.{n}.self_attention.out_proj"],
-    "transformer.h.{n}.ln_2": ["stack.layers.{n}.residuals.1.norm"],
-    "transformer.h.{n}.mlp.c_fc": ["stack.layers.{n}.feed_forward.expand"],
-    "transformer.h.{n}.mlp.c_proj": ["stack.layers.{n}.feed_forward.contract"],
-    "transformer.ln_f": ["stack.norm"],
-    "lm_head": ["generator"],
-}
-
-# What this model does, in the words of Hugging Face's configuration.
-HUGGING_FACE_OPTIONS = {
-    "activation_function": "gelu_new",
-    "add_cross_attention": False,
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_by_inverse_layer_idx": False,
-    "scale_attn_weights": True,
-    "tie_word_embeddings": True,
-}
 
 gelu_tanh = partial(F.gelu, approximate="tanh")
 
@@ -111,53 +82,6 @@ class GPT(nn.Module):
         """Vectors (batch, length, d_model) of tokens and positions start, start + 1, ..."""
         check_token_ids(token_ids, self.tokens.num_embeddings)
         return self.dropout(self.positions(self.tokens(token_ids), start))
-
-    @classmethod
-    def from_hugging_face(
-        cls, module: Any, *, attention: AttentionFunction = scaled_dot_product_attention
-    ) -> "GPT":
-        """Build one with the weights of a `transformers.GPT2LMHeadModel`.
-
-        Dropout stands on embeddings and sub-layers alone, with their `resid_pdrop`; outputs are the
-        same in evaluation mode. Raises ValueError for options that this class leaves out, and for
-        weights of other names.
-        """
-        config, theirs = module.config, module.state_dict()
-        for option, wanted in HUGGING_FACE_OPTIONS.items():
-            if (found := getattr(config, option)) != wanted:
-                raise ValueError(f"need {option}={wanted!r}, got {found!r}")
-        if config.n_inner not in (None, 4 * config.n_embd):
-            raise ValueError(
-                f"need n_inner = 4 * n_embd = {4 * config.n_embd}, got {config.n_inner}"
-            )
-        mine = cls(
-            config.vocab_size,
-            max_len=config.n_positions,
-            d_model=config.n_embd,
-            num_heads=config.n_head,
-            num_layers=config.n_layer,
-            dropout=config.resid_pdrop,
-            attention=attention,
-        ).to(module.dtype)
-        names = {
-            their_name.format(n=n): [our_name.format(n=n) for our_name in our_names]
-            for their_name, our_names in HUGGING_FACE_NAMES.items()
-            for n in range(config.n_layer)
-        }
-        ours = {}
-        for key, weight in theirs.items():
-            their_name, kind = key.rsplit(".", 1)  # kind: weight or bias
-            if their_name not in names:
-                raise ValueError(f"this model has no place for {key}")
-            if ".c_" in their_name and kind == "weight":
-                weight = weight.T  # their Conv1D keeps it as (in, out)
-            parts = weight.chunk(len(names[their_name]))
-            ours |= {
-                f"{our_name}.{kind}": part
-                for our_name, part in zip(names[their_name], parts, strict=True)
-            }
-        mine.load_state_dict(ours)
-        return mine.train(module.training)
 
 
 def next_token_loss(model: nn.Module, token_ids: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ CachedStep           reads the newest token alone, against cached keys and value
 import math
 from copy import deepcopy
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,11 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         sizes = (d_model, num_heads, d_ff)
-        options = {"dropout": dropout, "norm_first": norm_first, "attention": attention}
+        options: dict[str, Any] = {
+            "dropout": dropout,
+            "norm_first": norm_first,
+            "attention": attention,
+        }
         norms = [nn.LayerNorm(d_model) if norm_first else nn.Identity() for _ in range(2)]
         layers = range(num_layers)
         self.pad_id = pad_id
@@ -90,7 +95,11 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(parameter)
         nn.init.normal_(self.generator.weight, std=d_model**-0.5)
         source, target = self.src_embedding.tokens, self.tgt_embedding.tokens
-        tied = {"none": [], "target": [self.generator], "all": [self.generator, source]}
+        tied: dict[str, list[nn.Module]] = {
+            "none": [],
+            "target": [self.generator],
+            "all": [self.generator, source],
+        }
         if tie_weights not in tied:
             raise ValueError(f"{tie_weights=} must be one of {', '.join(tied)}")
         if tie_weights == "all" and src_vocab_size != tgt_vocab_size:

@@ -11,8 +11,6 @@ text itself stands as it stands. Only the tokens of the last turns are predicted
 "partial prediction"); those of the turns before are their context.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,41 +19,6 @@ from tfm_lib.attention.relative import RelativeMultiHeadAttention, relative_enco
 from tfm_lib.decoding import require_eval
 from tfm_lib.layers.blocks import FeedForward, Residual
 from tfm_lib.layers.checks import check_token_ids, is_traced
-
-# Theirs -> ours, {n} for each layer.
-HUGGING_FACE_NAMES = {
-    "transformer.word_embedding.weight": "embedding.weight",
-    "transformer.mask_emb": "query_start",
-    "transformer.layer.{n}.rel_attn.q": "layers.{n}.attention.q_proj.weight",
-    "transformer.layer.{n}.rel_attn.k": "layers.{n}.attention.k_proj.weight",
-    "transformer.layer.{n}.rel_attn.v": "layers.{n}.attention.v_proj.weight",
-    "transformer.layer.{n}.rel_attn.o": "layers.{n}.attention.out_proj.weight",
-    "transformer.layer.{n}.rel_attn.r": "layers.{n}.attention.r_proj.weight",
-    "transformer.layer.{n}.rel_attn.r_w_bias": "layers.{n}.attention.content_bias",
-    "transformer.layer.{n}.rel_attn.r_r_bias": "layers.{n}.attention.position_bias",
-    "transformer.layer.{n}.rel_attn.layer_norm.weight": "layers.{n}.residuals.0.norm.weight",
-    "transformer.layer.{n}.rel_attn.layer_norm.bias": "layers.{n}.residuals.0.norm.bias",
-    "transformer.layer.{n}.ff.layer_1.weight": "layers.{n}.feed_forward.expand.weight",
-    "transformer.layer.{n}.ff.layer_1.bias": "layers.{n}.feed_forward.expand.bias",
-    "transformer.layer.{n}.ff.layer_2.weight": "layers.{n}.feed_forward.contract.weight",
-    "transformer.layer.{n}.ff.layer_2.bias": "layers.{n}.feed_forward.contract.bias",
-    "transformer.layer.{n}.ff.layer_norm.weight": "layers.{n}.residuals.1.norm.weight",
-    "transformer.layer.{n}.ff.layer_norm.bias": "layers.{n}.residuals.1.norm.bias",
-    "lm_loss.weight": "generator.weight",
-    "lm_loss.bias": "generator.bias",
-}
-LEFT_OUT = (".r_s_bias", ".seg_embed")  # their segment terms, idle without token_type_ids
-NO_BIAS = (".q_proj.bias", ".k_proj.bias", ".v_proj.bias", ".out_proj.bias")  # theirs have none
-
-# What this model does, in the words of Hugging Face's configuration.
-HUGGING_FACE_OPTIONS = {
-    "attn_type": "bi",
-    "bi_data": False,
-    "clamp_len": -1,
-    "ff_activation": "gelu",
-    "layer_norm_eps": 1e-12,
-    "tie_word_embeddings": True,
-}
 
 
 def permutation_masks(order: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,9 +58,10 @@ class XLNetLayer(nn.Module):
         super().__init__()
         self.attention = RelativeMultiHeadAttention(d_model, num_heads)
         self.feed_forward = FeedForward(d_model, d_ff, activation=F.gelu)
-        self.residuals = nn.ModuleList(Residual(d_model, dropout=dropout) for _ in range(2))
-        for residual in self.residuals:
+        residuals = [Residual(d_model, dropout=dropout) for _ in range(2)]
+        for residual in residuals:
             residual.norm.eps = 1e-12
+        self.residuals = nn.ModuleList(residuals)
 
     def forward(
         self,
@@ -186,45 +150,6 @@ class XLNet(nn.Module):
         for layer in self.layers:
             content, query = layer(content, query, targets, masks, positions)
         return content, query
-
-    @classmethod
-    def from_hugging_face(cls, module: Any) -> "XLNet":
-        """Build one with the weights of a `transformers.XLNetLMHeadModel`.
-
-        Dropout stands on embeddings and sub-layers alone, with their `dropout`; outputs are the
-        same in evaluation mode. Raises ValueError for options that this class leaves out, and for
-        weights of other names.
-        """
-        config, theirs = module.config, module.state_dict()
-        for option, wanted in HUGGING_FACE_OPTIONS.items():
-            if (found := getattr(config, option)) != wanted:
-                raise ValueError(f"need {option}={wanted!r}, got {found!r}")
-        mine = cls(
-            config.vocab_size,
-            d_model=config.d_model,
-            num_heads=config.n_head,
-            num_layers=config.n_layer,
-            d_ff=config.d_inner,
-            dropout=config.dropout,
-        ).to(module.dtype)
-        names = {
-            their_name.format(n=n): our_name.format(n=n)
-            for their_name, our_name in HUGGING_FACE_NAMES.items()
-            for n in range(config.n_layer)
-        }
-        ours = {k: v.zero_() for k, v in mine.state_dict().items() if k.endswith(NO_BIAS)}
-        for their_name, weight in theirs.items():
-            if their_name.endswith(LEFT_OUT):
-                continue
-            if their_name not in names:
-                raise ValueError(f"this model has no place for {their_name}")
-            if their_name.endswith((".q", ".k", ".v", ".r")):
-                weight = weight.flatten(1).T  # (in, num_heads, d_k) -> (out, in)
-            if their_name.endswith(".r"):  # all sines, then all cosines; ours take turns
-                weight = weight.unflatten(1, (2, -1)).transpose(1, 2)
-            ours[names[their_name]] = weight.reshape(mine.get_parameter(names[their_name]).shape)
-        mine.load_state_dict(ours)
-        return mine.train(module.training)
 
 
 def last_turns(order: Tensor, num_targets: int) -> Tensor:
