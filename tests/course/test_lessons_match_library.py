@@ -5,6 +5,7 @@ And lessons build on what earlier ones finished: none imports what a later one, 
 
 import ast
 from collections import Counter
+from functools import cache
 
 import nbformat
 import pytest
@@ -56,6 +57,7 @@ def tagged_names(notebook):
     ]
 
 
+@cache
 def taught_in():
     """(module, name) -> the number of the lesson that builds it."""
     return {

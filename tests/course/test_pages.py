@@ -7,10 +7,11 @@ import pytest
 from benchmarks import multi30k
 from tests.course.test_book import broken_links
 from tfm_lib.exercises.catalogue import exercises
-from tools.lessons import NOTEBOOKS, ROOT
+from tools.lessons import NOTEBOOKS, ROOT, lesson_paths
 
 STUCK = NOTEBOOKS / "if_you_are_stuck.md"
 README = ROOT / "README.md"
+FIRST = NOTEBOOKS / "00_start_here.ipynb"
 PAGES = [
     README,
     ROOT / "CONTRIBUTING.md",
@@ -23,6 +24,13 @@ PAGES = [
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name + "/" + path.name)
 def test_links_resolve(path):
     assert broken_links(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+@pytest.mark.parametrize("table_in", [README, FIRST], ids=lambda path: path.name)
+def test_every_lesson_has_a_line_in_the_tables(table_in):
+    text = table_in.read_text(encoding="utf-8")
+    for path in lesson_paths()[1:]:
+        assert re.search(rf"\| [^|]*{path.name}", text), path.name
 
 
 def test_the_page_for_those_who_are_stuck_leads_to_labs():
