@@ -53,10 +53,12 @@ test: lint ## install, then the linter, the unit tests and every notebook
 	  One alone: $(PY) -m pytest tests/attention or notebooks/06_*.ipynb. \
 	  A lesson whose outputs changed on purpose: make run LESSON=06)
 
-lint: install ## ruff alone
+lint: install ## ruff and mypy alone
 	@echo "== ruff =="
 	@$(PY) -m ruff check $(call or_say,ruff found the problems above; make format mends most.)
 	@$(PY) -m ruff format --check $(call or_say,Formatting differs; make format rewrites it.)
+	@echo "== mypy =="
+	@$(PY) -m mypy $(call or_say,mypy found the problems above: types that do not fit.)
 
 format: install ## let ruff mend and format
 	@$(PY) -m ruff check --fix --quiet; $(PY) -m ruff format
@@ -72,5 +74,5 @@ sync: install ## tagged cells from the library, exercises from their declaration
 	@$(PY) -m tools.lessons sync
 
 clean: ## remove the environment and caches
-	rm -rf "$(VENV)" .pytest_cache .ruff_cache build *.egg-info
+	rm -rf "$(VENV)" .pytest_cache .ruff_cache .mypy_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

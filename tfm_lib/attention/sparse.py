@@ -14,7 +14,7 @@ for each query costs what it holds, n * n.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -155,9 +155,8 @@ def split_heads(*attentions: AttentionFunction) -> AttentionFunction:
         each = [part.chunk(count, dim=-3) for part in (query, key, value)]
         if mask is not None:
             check_mask(mask, (*query.shape[:-1], key.size(-2)))
-        if mask is None or mask.dim() == 2 or mask.size(-3) == 1:
-            masks = [mask] * count
-        else:
+        masks: Sequence[Tensor | None] = [mask] * count
+        if mask is not None and mask.dim() > 2 and mask.size(-3) > 1:
             masks = mask.chunk(count, dim=-3)
         outputs = [
             attention(*parts)[0] for attention, *parts in zip(attentions, *each, masks, strict=True)
@@ -225,10 +224,11 @@ def _attention_by_blocks(stride: int, parts: list[tuple[Membership, View]]) -> A
         lowest = torch.finfo(query.dtype).min  # of a row that may attend to nothing
         highest = highest.amax(dim=-1, keepdim=True).clamp(min=lowest)  # (..., blocks, l, 1)
         # In place, because these tables are what is large.
-        output = sum(
+        weighted = (
             torch.einsum("...bik,...bikd->...bid", part.sub_(highest).exp_(), view(values))
             for part, (_, view) in zip(scores, parts, strict=True)
         )
+        output = sum(weighted, torch.zeros_like(values))
         total = output[..., -1:].masked_fill(output[..., -1:] == 0, 1.0)
         output = output[..., :-1] / total
         return output.flatten(-3, -2)[..., :length, :], None

@@ -10,14 +10,16 @@ from cyclopts.validators import Number
 from tfm_lib.translation.settings import DATA, MODELS, PRECISIONS, Settings
 
 CHOICES = {"data": DATA, "model": MODELS, "precision": PRECISIONS}
-KINDS = {"tuple[str, ...]": tuple[str, str], "int | None": int}
+KINDS: dict[str, Any] = {"tuple[str, ...]": tuple[str, str], "int | None": int}
 
 
 def option(field: Field) -> Any:
     """The command line's form of a setting: its type, group, meaning and default."""
     name = str(field.type)
     simple = {"str": str, "int": int, "float": float, "bool": bool} | KINDS
-    kind = simple[getattr(field.type, "__name__", name) if isinstance(field.type, type) else name]
+    kind: Any = simple[
+        getattr(field.type, "__name__", name) if isinstance(field.type, type) else name
+    ]
     if field.name in CHOICES:
         kind = Literal[CHOICES[field.name]]
     default = "" if field.default in ((), None) else f" [default: {field.default}]"
@@ -26,7 +28,9 @@ def option(field: Field) -> Any:
 
 
 # Only what was given: a run that is resumed refuses what differs from its own.
-Given = TypedDict("Given", {field.name: option(field) for field in fields(Settings)}, total=False)
+Given = TypedDict(  # type: ignore[misc] # a checker cannot see the fields of Settings here
+    "Given", {field.name: option(field) for field in fields(Settings)}, total=False
+)
 
 
 def train(

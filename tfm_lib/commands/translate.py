@@ -3,9 +3,10 @@
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -53,14 +54,13 @@ def translate(
     """
     from tfm_lib.translation.translator import Translator
 
-    sys.stdout.reconfigure(encoding="utf-8")  # a pipe on Windows has another
+    use_encoding(sys.stdout, "utf-8")  # a pipe on Windows has another
     translator = Translator.load(run, weights, with_run)
     if not texts:
-        sys.stdin.reconfigure(encoding="utf-8-sig")
-    source = texts or sys.stdin
+        use_encoding(sys.stdin, "utf-8-sig")
     # A person who types waits for each line; a file is faster in batches.
-    size = 1 if source is sys.stdin and sys.stdin.isatty() else batch_size
-    for part in portions(source, size):
+    size = 1 if not texts and sys.stdin.isatty() else batch_size
+    for part in portions(texts or sys.stdin, size):
         found = translator.translate(
             part, beam_size=beam, length_penalty=length_penalty, batch_size=batch_size
         )
@@ -69,6 +69,12 @@ def translate(
         if attention:
             draw(translator, part[0], found[0], attention)
             attention = None
+
+
+def use_encoding(stream: TextIO, encoding: str) -> None:
+    """Let a file or a pipe have this encoding; what stands in for one has none."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(encoding=encoding)
 
 
 def draw(translator: "Translator", source: str, target: str, path: Path) -> None:

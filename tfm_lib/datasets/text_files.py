@@ -56,14 +56,15 @@ def read_pairs(src_path: str | Path, tgt_path: str | Path) -> tuple[Pairs, int]:
     A pair of which one side is blank teaches nothing and is skipped. Spaces at the ends of a line
     are removed. ParallelTextError as in `read_lines`, or if the files differ in length.
     """
-    sources, targets = read_lines(src_path), read_lines(tgt_path)
-    if len(sources) != len(targets):
+    src_lines, tgt_lines = read_lines(src_path), read_lines(tgt_path)
+    if len(src_lines) != len(tgt_lines):
         raise ParallelTextError(
-            f"{src_path} has {len(sources)} lines and {tgt_path} has {len(targets)}: line n of one "
-            "must be the translation of line n of the other"
+            f"{src_path} has {len(src_lines)} lines and {tgt_path} has {len(tgt_lines)}: line n of "
+            "one must be the translation of line n of the other"
         )
-    stripped = [(s.strip(), t.strip()) for s, t in zip(sources, targets, strict=True)]
-    kept = [pair for pair in stripped if all(pair)]
+    stripped = [(src.strip(), tgt.strip()) for src, tgt in zip(src_lines, tgt_lines, strict=True)]
+    kept = [(source, target) for source, target in stripped if source and target]
     if not kept:
         raise ParallelTextError(f"{src_path} and {tgt_path} hold no pair without a blank side")
-    return Pairs(*zip(*kept, strict=True), ["text"] * len(kept)), len(stripped) - len(kept)
+    sources, targets = zip(*kept, strict=True)
+    return Pairs(sources, targets, ["text"] * len(kept)), len(stripped) - len(kept)

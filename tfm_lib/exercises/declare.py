@@ -80,8 +80,9 @@ class Exercise:
         match ast.parse(tidy(self.stub)).body[-1]:
             case ast.Assign(targets=[ast.Name(id=name)]):
                 return name
-            case node:
-                return node.name
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                return name
+        raise ValueError(f"{self.id}: the stub must end in a value, a function or a class")
 
     @cached_property
     def answer(self) -> str:

@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -90,7 +90,7 @@ def attempt(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> _Trial
     trial = _Trial()
     for number, step in enumerate(exercise.steps):
         given = _copies(step)
-        outcome = run(lambda s=step, g=given: _call(exercise, s, answer, g), seconds)
+        outcome = run(partial(_call, exercise, step, answer, given), seconds)
         if number == 0 and _is_untouched(outcome):
             return _Trial(untouched=True)
         trial.failure = _judge(step, number, given, outcome, seconds)

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -85,7 +85,7 @@ def run(code: Callable[[], Any], seconds: float) -> Outcome:
             raise
         if not in_time:
             outcome.out_of_time = True
-            outcome.line = _reader_line(_frames(sys._current_frames().get(thread.ident)))
+            outcome.line = _reader_line(_frames(sys._current_frames().get(thread.ident or 0)))
             outcome.left_behind = not _stop(thread, ended)
     outcome.printed = scrap.getvalue()
     if outcome.error is not None and not outcome.out_of_time:
@@ -95,7 +95,7 @@ def run(code: Callable[[], Any], seconds: float) -> Outcome:
 
 
 @contextlib.contextmanager
-def _as_before():
+def _as_before() -> Iterator[None]:
     """Put back what a reader's code may change for everyone: random numbers, dtype, warnings."""
     state, python_state = torch.get_rng_state(), random.getstate()
     dtype, recursion = torch.get_default_dtype(), sys.getrecursionlimit()

@@ -216,7 +216,9 @@ def show(value: Any) -> str:
         return "..."
     if isinstance(value, str):
         return repr(value) if len(value) <= 80 else repr(value[:80]) + "..."
-    if value is None or isinstance(value, int | float):
+    if value is None:
+        return "None"
+    if isinstance(value, int | float):
         return _number(value)
     if isinstance(value, list | tuple):
         if len(value) > FEW:

@@ -66,8 +66,9 @@ def progress() -> None:
     if complaint:
         print(complaint)
     lessons = sorted({lesson_of(id_) for id_ in exercises()})
-    rows = [(lesson, *_count(states, lesson)) for lesson in lessons]
-    total = ("all", *(sum(row[i] for row in rows) for i in (1, 2, 3)))
+    counts = [_count(states, lesson) for lesson in lessons]
+    rows = [(lesson, *count) for lesson, count in zip(lessons, counts, strict=True)]
+    total = ("all", *map(sum, zip(*counts, strict=True)))
     print(Table(("lesson", "solved", "attempted", "open"), [*rows, total]))
     following = suggest(states)
     if following is None:

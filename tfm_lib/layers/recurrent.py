@@ -32,6 +32,7 @@ class _Recurrent(nn.Module):
     torch_class: ClassVar[type[nn.RNNBase]]  # PyTorch's name for the layer
     num_blocks: ClassVar[int]  # blocks of hidden_size rows in each weight: one for each gate
     state_names: ClassVar[tuple[str, ...]] = ("h",)
+    step: Callable[..., tuple[Tensor, ...]]
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -112,7 +113,8 @@ class _Recurrent(nn.Module):
             for mine, theirs in (("input", "ih"), ("hidden", "hh"))
             for kind in ("weight", "bias")
         }
-        layer = cls(module.input_size, module.hidden_size, **options).to(module.weight_ih_l0)
+        layer = cls(module.input_size, module.hidden_size, **options)
+        layer.to(weights["input_proj.weight"])  # the same precision
         layer.load_state_dict(weights)
         return layer.train(module.training)
 
@@ -151,8 +153,8 @@ class RNN(_Recurrent):
         return outputs, h
 
     @classmethod
-    def _copy(cls, module: nn.RNN, direction: str = "") -> Self:
-        activation = {"tanh": torch.tanh, "relu": torch.relu}[module.nonlinearity]
+    def _copy(cls, module: nn.RNNBase, direction: str = "", **options: Any) -> Self:
+        activation = {"RNN_TANH": torch.tanh, "RNN_RELU": torch.relu}[module.mode]
         return super()._copy(module, direction, activation=activation)
 
 
@@ -185,7 +187,8 @@ class LSTM(_Recurrent):
 
         Arguments as in the module's docstring; raises ValueError if one does not fit.
         """
-        return self._scan(x, lengths, state)
+        outputs, (h, c) = self._scan(x, lengths, state)
+        return outputs, (h, c)
 
 
 class GRU(_Recurrent):
@@ -264,9 +267,9 @@ class Bidirectional(nn.Module):
         Raises ValueError unless `module` has one layer, two directions, biases, no dropout and no
         projection.
         """
-        layers = {layer.torch_class: layer for layer in (RNN, LSTM, GRU)}
-        _check_torch(module, tuple(layers), bidirectional=True)
-        layer = layers[type(module)]
+        layers: tuple[type[RNN | LSTM | GRU], ...] = (RNN, LSTM, GRU)
+        _check_torch(module, tuple(each.torch_class for each in layers), bidirectional=True)
+        (layer,) = (each for each in layers if each.torch_class is type(module))
         return cls(layer._copy(module), layer._copy(module, "_reverse")).train(module.training)
 
 

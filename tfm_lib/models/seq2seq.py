@@ -86,11 +86,13 @@ class RecurrentDecoder(nn.Module):
         self.rnn = GRU(embed_size, hidden_size)
         self.generator = nn.Linear(hidden_size, vocab_size)
 
-    def start(self, encoded: Encoded) -> tuple[Tensor]:
+    def start(self, encoded: Encoded) -> tuple[Tensor, ...]:
         """Keep the final state alone: (h,), h (batch, hidden_size)."""
         return (encoded.state,)
 
-    def forward(self, tgt_ids: Tensor, state: tuple[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
+    def forward(
+        self, tgt_ids: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits (batch, tgt_len, vocab_size) and the state after the last token."""
         (h,) = state
         outputs, h = self.read(tgt_ids, h)
@@ -128,13 +130,13 @@ class AttentionDecoder(RecurrentDecoder):
         self.attention = recordable(attention)
         self.combine = nn.Linear(2 * hidden_size, hidden_size, bias=False)  # W_c, equation 5
 
-    def start(self, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+    def start(self, encoded: Encoded) -> tuple[Tensor, ...]:
         """Keep the final state, the memory and its mask."""
         return encoded.state, encoded.memory, encoded.mask
 
     def forward(
-        self, tgt_ids: Tensor, state: tuple[Tensor, Tensor, Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        self, tgt_ids: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits (batch, tgt_len, vocab_size) and the state after the last token."""
         h, memory, mask = state
         outputs, h = self.read(tgt_ids, h)  # (batch, tgt_len, hidden_size)

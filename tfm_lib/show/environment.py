@@ -86,8 +86,8 @@ def data_is_intact() -> bool:
 
 def split_requirement(requirement: str) -> tuple[str, str]:
     """Cut ``"numpy>=2.2,<3"`` into ``("numpy", ">=2.2,<3")``."""
-    name = re.match(r"[\w.-]+", requirement)[0]
-    return name, requirement.removeprefix(name)
+    name, version_range = re.findall(r"^([\w.-]+)(.*)", requirement)[0]
+    return name, version_range
 
 
 def installed_version(name: str) -> str | None:
@@ -110,7 +110,8 @@ def in_range(found: str, wanted: str) -> bool:
 
 def release_numbers(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: ``2.13.0+cpu`` -> ``(2, 13, 0)``."""
-    return tuple(int(part) for part in re.match(r"\d+(\.\d+)*", text)[0].split("."))
+    leading = re.findall(r"^[\d.]*\d", text)[0]
+    return tuple(int(part) for part in leading.split("."))
 
 
 def mend(name: str, wanted: str) -> str:

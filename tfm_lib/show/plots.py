@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -31,7 +32,8 @@ VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 NUMBERS_UP_TO, LABELS_UP_TO = 8, 40  # tokens a side: write each weight; name each token
 
 HANGUL_PACKAGE = "koreanize_matplotlib"  # only its font file: the package itself needs distutils
-if spec := importlib.util.find_spec(HANGUL_PACKAGE):
+spec = importlib.util.find_spec(HANGUL_PACKAGE)
+if spec and spec.origin:
     font_manager.fontManager.addfont(Path(spec.origin).parent / "fonts" / "NanumGothic.ttf")
 mpl.rcParams.update(
     {
@@ -67,7 +69,7 @@ def attention_map(
     image = _draw_map(ax, weights, query_tokens, key_tokens, cell, vmin, vmax)
     ax.set(title=title, xlabel="key", ylabel="query")
     ax.figure.colorbar(image, ax=ax, shrink=0.9)
-    return ax.figure
+    return _figure(ax)
 
 
 def head_maps(
@@ -131,7 +133,7 @@ def curves(
     ax.grid(alpha=0.3)
     if len(series) > 1:
         ax.legend()
-    return ax.figure
+    return _figure(ax)
 
 
 def bars(
@@ -146,7 +148,7 @@ def bars(
     ax.invert_yaxis()
     ax.margins(x=0.15)
     ax.set(xlabel=xlabel, title=title)
-    return ax.figure
+    return _figure(ax)
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -202,18 +204,25 @@ def _draw_map(
             if turn < 90:
                 label.set(ha="right", rotation_mode="anchor")
     if max(weights.shape) <= NUMBERS_UP_TO:
-        centred = {"ha": "center", "va": "center", "fontsize": min(9, 22 * cell)}
-        inks = np.apply_along_axis(_ink, 2, image.to_rgba(image.get_array()))
+        centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": min(9, 22 * cell)}
+        colours = image.to_rgba(np.ma.masked_invalid(weights))  # (rows, columns, 4)
         for (row, column), weight in np.ndenumerate(weights):
-            ax.text(column, row, f"{weight:.2f}", color=inks[row, column], **centred)
+            ax.text(column, row, f"{weight:.2f}", color=_ink(colours[row, column]), **centred)
     return image
+
+
+def _figure(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("ax stands in no figure any more: give one that does, or none")
+    return figure
 
 
 def _visible(token: str) -> str:
     return "".join(VISIBLE.get(character, character) for character in token)
 
 
-def _ink(colour: Sequence[float]) -> str:
+def _ink(colour: np.ndarray) -> str:
     """Black or white, whichever has more contrast on the colour (WCAG's relative luminance)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
     return "black" if np.dot([0.2126, 0.7152, 0.0722], linear) > 0.179 else "white"

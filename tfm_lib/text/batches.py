@@ -102,8 +102,9 @@ class TokenBatches:
         batches = list(self._cut(rows))
         return order.sample(batches, len(batches))
 
-    def _cut(self, rows: list) -> Iterator[list]:
-        batch, longest = [], 0
+    def _cut(self, rows: list[Row]) -> Iterator[list[Row]]:
+        batch: list[Row] = []
+        longest = 0
         for row in rows:
             length = max(map(len, row))
             if batch and max(longest, length) * (len(batch) + 1) > self.batch_tokens:

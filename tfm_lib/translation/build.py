@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tfm_lib.attention.functions import Attention, AttentionFunction, dot_score, fused_attention
 from tfm_lib.decoding import Step
@@ -13,10 +13,12 @@ from tfm_lib.text.tokenizers import BPETokenizer
 from tfm_lib.text.vocab import Vocab
 from tfm_lib.translation.settings import RunError, Settings
 
+Model = Transformer | Seq2Seq
+
 
 def build_model(
     settings: Settings, vocab_size: int, *, attention: AttentionFunction = fused_attention
-) -> Transformer | Seq2Seq:
+) -> Model:
     """The model that the settings describe, with new weights: (src_ids, tgt_ids) -> logits.
 
     Both languages share one vocabulary, so the Transformer has one embedding matrix (section 3.4).
@@ -43,9 +45,11 @@ def build_model(
     )
 
 
-def decoding_step(model: nn.Module, src_ids: Tensor) -> Step:
+def decoding_step(model: Model, src_ids: Tensor) -> Step:
     """What `tfm_lib.decoding` asks of either model."""
-    return (RecurrentStep if isinstance(model, Seq2Seq) else CachedStep)(model, src_ids)
+    if isinstance(model, Seq2Seq):
+        return RecurrentStep(model, src_ids)
+    return CachedStep(model, src_ids)
 
 
 def load_codec(folder: Path) -> Codec:

@@ -107,7 +107,7 @@ class Settings:
     def of(cls, given: Mapping[str, Any]) -> "Settings":
         """Settings from what was given; files of one's own are the text if they are named."""
         implied = {"data": "files"} if "train" in given else {}
-        return cls(**implied | given)
+        return cls(**{**implied, **given})
 
     def warmup_of(self, steps: int) -> int:
         """The steps of warm-up in a run of so many; RunError if they leave none after them."""
@@ -128,7 +128,11 @@ class Settings:
             found = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(found, dict):
                 raise ValueError(f"it holds {found!r}, no settings")
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+            given: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in found.items()
+            }
+            return cls(**given)
         except FileNotFoundError:
             raise RunError(f"{folder} is not a run: it holds no settings.json") from None
         except (TypeError, ValueError) as error:

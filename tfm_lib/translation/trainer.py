@@ -13,6 +13,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,11 @@ class Training:
             self.model if alone else DistributedDataParallel(self.model, broadcast_buffers=False)
         )
         saved = True
+        stopping: AbstractContextManager[list[int]] = (
+            stop_requests() if alone else contextlib.nullcontext([])
+        )
         with (
-            stop_requests() if alone else contextlib.nullcontext([]) as stop,
+            stopping as stop,
             tqdm(total=self.steps, initial=self.step, disable=not self.worker.writes) as bar,
         ):
             for batches in self.remaining():
@@ -193,7 +197,7 @@ class Training:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[list]:
+def stop_requests() -> Iterator[list[int]]:
     """Turn the first Ctrl-C into an entry of the list; the second one interrupts as ever."""
     asked = []
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tfm_lib.attention.functions import scaled_dot_product_attention
 from tfm_lib.attention.multi_head import MultiHeadAttention
@@ -12,7 +12,7 @@ from tfm_lib.attention.recording import record_attention
 from tfm_lib.decoding import EnsembleStep, beam_search, greedy
 from tfm_lib.text.codec import Codec, pad
 from tfm_lib.text.vocab import Vocab
-from tfm_lib.translation.build import build_model, decoding_step, load_codec
+from tfm_lib.translation.build import Model, build_model, decoding_step, load_codec
 from tfm_lib.translation.checkpoints import (
     epoch_paths,
     load_checkpoint,
@@ -28,7 +28,7 @@ class Translator:
     others: models with the same codec, whose predictions are averaged with the first one's.
     """
 
-    def __init__(self, model: nn.Module, codec: Codec, others: Sequence[nn.Module] = ()) -> None:
+    def __init__(self, model: Model, codec: Codec, others: Sequence[Model] = ()) -> None:
         self.model = model.eval()
         self.codec = codec
         self.others = [other.eval() for other in others]
@@ -124,7 +124,7 @@ class Translator:
         return weights, [*tokenize(target), "end"], [*tokenize(source), "end"]
 
 
-def load_run(folder: Path, weights: str) -> tuple[Settings, Codec, nn.Module]:
+def load_run(folder: Path, weights: str) -> tuple[Settings, Codec, Model]:
     """A run's settings, sub-words and model, with its `best`, `last` or `average` weights."""
     settings, codec = Settings.load(folder), load_codec(folder)
     paths = epoch_paths(folder) if weights == "average" else [folder / f"{weights}.safetensors"]
