@@ -84,6 +84,7 @@ NEIGHBOURS = {
         "plots": set(),
         "table": set(),
         "claims": {"table"},
+        "seeds": {"table"},
     },
     "translation": {
         "bleu": set(),
@@ -109,10 +110,11 @@ NEIGHBOURS = {
     "exercises": {
         "declare": set(),
         "running": set(),
+        "watching": set(),
         "state": set(),
         "values": set(),
         "catalogue": {"declare"},
-        "engine": {"declare", "running", "values"},
+        "engine": {"declare", "running", "values", "watching"},
         "trials": {"catalogue", "declare", "engine"},
         "verbs": {"catalogue", "declare", "engine", "state"},
         "files": {"catalogue", "running", "verbs"},

@@ -1,6 +1,7 @@
 """Training: learning-rate schedules, a loss that counts no padding, and one loop for every model.
 
 A schedule is a function of the step, which counts from 1; a loss is loss(model, batch) -> scalar.
+Nothing is saved here: checkpoints are `translation.checkpoints`.
 """
 
 import math
@@ -191,8 +192,9 @@ def fit(
     """Train `model` in place with AdamW for `steps` batches, minimising loss(model, batch).
 
     `batches` is iterated again whenever it ends. Step s uses the rate lr * schedule(s), and clips
-    the gradient to the global norm `clip` (math.inf: never). evaluate(model), higher is better, is
-    called every `evaluate_every` steps and after the last.
+    the gradient to the global norm `clip` (math.inf: never); weight_decay falls on all parameters,
+    biases and norms too; betas are AdamW's; progress shows a bar. evaluate(model), higher is
+    better, is called every `evaluate_every` steps and after the last.
 
     Interrupted (Ctrl-C, the stop button) it returns the history so far. However it ends, the model
     is left in evaluation mode, with the weights of its best score, or its last ones if there is no

@@ -73,7 +73,8 @@ X = torch.zeros(2, 5, 6)
     [
         (lambda: MultiHeadAttention(510, 6 + 1), "d_model=510 must be divisible by num_heads=7"),
         (lambda: MultiHeadAttention(6, 0), "num_heads=0"),
-        (lambda: MultiHeadAttention(6, 1)(X[0], X[0], X[0]), r"d_model\), got \(5, 6\)"),
+        (lambda: MultiHeadAttention(6, 1)(X[0], X[0], X[0]), r"d_model=6\), got \(5, 6\)"),
+        (lambda: MultiHeadAttention(6, 2)(X, X[..., :4], X), r"d_model=6\), got \(2, 5, 4\)"),
         (
             lambda: MultiHeadAttention(6, 2)(X, X, X, torch.ones(2, 5, 5, dtype=torch.bool)),
             "needs 2 or 4 dimensions",

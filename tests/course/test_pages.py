@@ -18,6 +18,7 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     ROOT / "data" / "README.md",
     STUCK,
+    NOTEBOOKS / "claims.md",
 ]
 
 

@@ -35,7 +35,9 @@ def both_ways(ahead, back, x):
 
 
 def loss_without_pads(logits, labels, pad_id):
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=pad_id)
+    surprise = logits.logsumexp(-1) - logits.gather(-1, labels[..., None])[..., 0]
+    counts = labels != pad_id
+    return (surprise * counts).sum() / counts.sum()
 
 
 def write_greedily_alone(next_logits, max_len):
@@ -58,8 +60,8 @@ def attend_to_tokens(query, memory, mask):
 
 
 def attend(query, key, value):
-    w = torch.einsum("...qd,...kd->...qk", query, key).div(query.shape[-1] ** 0.5).exp()
-    w = w / w.sum(-1, keepdim=True)
+    s = torch.einsum("...qd,...kd->...qk", query, key).div(query.shape[-1] ** 0.5)
+    w = (s - s.logsumexp(-1, keepdim=True)).exp()
     return [w @ value, w]
 
 
@@ -68,9 +70,8 @@ def softmax_of(scores):
 
 
 def softmax_backward(weights, grad):
-    return (
-        (torch.diag_embed(weights) - weights[..., None] * weights[..., None, :]) @ grad[..., None]
-    )[..., 0]
+    m = weights * grad
+    return m - weights * torch.einsum("...k->...", m)[..., None]
 
 
 def shuffle_gap(layer, x, order):
@@ -237,11 +238,12 @@ def streamed_average(pieces):
 
 
 def attend_in_chunks(query, key, value, size):
-    causal = torch.ones(len(query), len(key), dtype=torch.bool).tril()
-    pairs = zip(query.split(size), causal.split(size), strict=True)
-    return torch.cat(
-        [F.scaled_dot_product_attention(q, key, value, attn_mask=rows) for q, rows in pairs]
-    )
+    rows = []
+    for start, q in zip(range(0, len(query), size), query.split(size), strict=True):
+        late = torch.arange(len(key)) > torch.arange(start, start + len(q))[:, None]
+        scores = (q @ key.T).div(math.sqrt(key.shape[1]))
+        rows.append(torch.where(late, -math.inf, scores).softmax(-1) @ value)
+    return torch.cat(rows)
 
 
 def cut_by_tokens(lengths, budget):
@@ -333,7 +335,7 @@ def content_sight(order):
 
 def one_code(logits, noise, temperature):
     soft = F.softmax((logits + noise) / temperature, -1)
-    hard = (soft == soft.max(-1, keepdim=True).values).float()
+    hard = torch.zeros_like(soft).scatter(1, soft.argmax(-1, keepdim=True), 1.0)
     return (hard - soft).detach() + soft
 
 

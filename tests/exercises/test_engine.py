@@ -8,14 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 import torch
+from torch import nn
 
 from tfm_lib.commands.exercises import exercises as command
-from tfm_lib.exercises import check, hint, progress, solution, state
+from tfm_lib.exercises import check, hint, progress, solution, state, verbs
 from tfm_lib.exercises.catalogue import exercises
-from tfm_lib.exercises.declare import Exercise, Step, Wrong, tensors, tidy
+from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, tensors, tidy
 from tfm_lib.exercises.engine import NOT_ATTEMPTED, SOLVED, examine
 from tfm_lib.exercises.running import run
 from tfm_lib.exercises.values import compare, show
@@ -72,6 +76,71 @@ def test_a_wrong_answer_is_told_where_and_what_and_why():
         "      off by 7 at [1]\n"
         "      looks like: the sum, not the mean"
     )
+
+
+SUMS = replace(MEAN, forbidden=("mean", "grad"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: x.mean(dim=-1),
+        lambda x: torch.mean(x, dim=-1),
+        lambda x: getattr(torch, "me" + "an")(x, dim=-1),
+        lambda x: nn.AdaptiveAvgPool1d(1)(x[None])[0, :, 0] if len(x) > 9 else x.mean(-1),
+    ],
+)
+def test_a_forbidden_function_is_refused_by_name(answer):
+    text = text_of(answer, SUMS)
+    assert "`mean` does what this task asks you to write; do without it" in text
+    assert SOLVED in text_of(lambda x: x.sum(dim=-1) / x.size(1), SUMS)
+
+
+def test_what_cannot_be_watched_is_found_by_its_name():
+    def by_autograd(x):
+        weights = torch.ones_like(x, requires_grad=True)
+        return torch.autograd.grad((x * weights).sum(), weights)[0].sum(-1) / x.size(1)
+
+    assert "`grad` does what this task asks you to write" in text_of(by_autograd, SUMS)
+
+
+def test_more_at_once_than_allowed_is_measured():
+    step = Step("in pieces", tensors(x=[[1, 3], [5, 9], [2, 2]]), lambda x: x.sum(1) / 2, at_once=3)
+    pieces = replace(MEAN, steps=(step,))
+    assert SOLVED in text_of(lambda x: torch.stack([row.sum() / 2 for row in x]), pieces)
+    assert "made a tensor of shape (3, 2): 6 numbers at once, at most 3" in text_of(
+        lambda x: (x / 2).sum(dim=1), pieces
+    )
+
+
+GUESS = replace(
+    MEAN,
+    kind="predict",
+    stub='guess = {"a half": ...}',
+    solution='guess = {"a half": 0.5}',
+    steps=parts(lambda: {"a half": 0.5}),
+    wrong=(),
+)
+
+
+def test_a_prediction_is_told_how_to_think_and_not_the_number(capsys, monkeypatch):
+    monkeypatch.setattr(verbs, "_find", lambda exercise_id: GUESS)
+    verbs.MISSES.clear()
+    said = []
+    for _ in range(4):
+        check("99.1", {"a half": 0.25})
+        said.append(capsys.readouterr().out)
+    start = "99.1 Mean of each row: not yet\n  NO  a half\n      you say   0.25: that is not it\n"
+    assert said[0] == start + "      think     Add up.\n"
+    assert said[1] == start + "      think     Divide by the number of columns.\n"
+    assert said[2] == said[3]
+    assert 'solution("99.1") shows the numbers' in said[2]
+    assert text_of({"a half": [1]}, GUESS).endswith("expected a number, got a list")
+
+
+@pytest.mark.parametrize("half", [0.5, Fraction(1, 2), Decimal("0.5"), torch.tensor(0.5)])
+def test_a_number_may_come_in_any_form(half):
+    assert SOLVED in text_of({"a half": half}, GUESS)
 
 
 def test_an_unknown_mistake_gets_no_name():

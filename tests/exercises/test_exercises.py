@@ -13,7 +13,7 @@ from tests.test_architecture import ROOMS
 from tfm_lib.exercises import check, hint, solution
 from tfm_lib.exercises.catalogue import exercises, lesson_of
 from tfm_lib.exercises.declare import AT_HAND, KINDS
-from tfm_lib.exercises.engine import NOT_ATTEMPTED, REFUSED, SOLVED, attempt, examine
+from tfm_lib.exercises.engine import AS_GIVEN, NOT_ATTEMPTED, REFUSED, SOLVED, attempt, examine
 from tfm_lib.exercises.files import check_file
 from tfm_lib.exercises.trials import as_answer, hand_ins, mutation_table, mutations
 from tfm_lib.exercises.verbs import HINTS_GIVEN
@@ -80,11 +80,41 @@ def test_declaration_is_complete(exercise):
 
 
 @every_exercise
-def test_the_stub_is_not_attempted(exercise, capsys, tmp_path):
+def test_the_stub_is_not_attempted_and_a_broken_one_shows_its_symptom(exercise, capsys, tmp_path):
     namespace = {}
     exec(exercise.cell, {"torch": torch, "nn": torch.nn, "check": check}, namespace)
-    assert capsys.readouterr().out == f"{exercise.id} {exercise.title}: {NOT_ATTEMPTED}\n"
+    first, *rest = capsys.readouterr().out.splitlines()
+    if exercise.kind == "mend":  # the symptom, and not a word about its cause
+        assert first == f"{exercise.id} {exercise.title}: {AS_GIVEN}"
+        assert any(line.startswith("  NO  ") for line in rest)
+        assert not any("looks like" in line for line in rest)
+    else:
+        assert (first, rest) == (f"{exercise.id} {exercise.title}: {NOT_ATTEMPTED}", [])
     assert not (tmp_path / "progress.json").exists()
+
+
+@every_exercise
+def test_a_prediction_is_never_told_its_number(exercise):
+    if exercise.kind != "predict":
+        return
+    right = exercise.make(exercise.solution)
+    for name, value in right.items():
+        text = str(examine(exercise, right | {name: another(value)}))
+        assert f"NO  {name}" in text
+        assert "you say" in text
+        assert "expected" not in text
+        assert "off by" not in text
+
+
+def another(value):
+    """A value of the same kind that is wrong, and far enough from the right one to hide it."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 173
+    if isinstance(value, str):
+        return value + " or not"
+    return [another(each) for each in value] or [173]
 
 
 @every_exercise
@@ -179,7 +209,8 @@ def test_a_lesson_shows_its_exercises_as_declared(path):
     assert len(checks) == sum(lesson_of(id_) == path.name[:2] for id_ in exercises())
     for cell in checks:
         (output,) = cell.outputs
-        assert output.text.endswith(f": {NOT_ATTEMPTED}\n")
+        broken = exercises()[re.search(r'^check\("([\d.]+)"', cell.source, re.M)[1]].kind == "mend"
+        assert output.text.split("\n")[0].endswith(f": {AS_GIVEN if broken else NOT_ATTEMPTED}")
 
 
 @every_lesson

@@ -1,5 +1,7 @@
 """The tables of names, one by one; that outputs and gradients agree is tested with each model."""
 
+import re
+
 import pytest
 import torch
 
@@ -47,12 +49,23 @@ OTHER_VALUES = {  # what a configuration may ask for and ours has not
     "clamp_len": 3,
     "ff_activation": "relu",
     "hidden_act": "relu",
+    "is_decoder": True,
     "layer_norm_eps": 1e-5,
     "layer_norm_epsilon": 1e-3,
     "scale_attn_by_inverse_layer_idx": True,
     "scale_attn_weights": False,
     "tie_word_embeddings": False,
     "type_vocab_size": 3,
+}
+
+
+CHANGE_NOTHING = {  # in evaluation, of these models; or an array of another shape tells
+    *("attn_pdrop", "embd_pdrop", "attention_probs_dropout_prob", "classifier_dropout"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "initializer_range"),
+    *("d_head", "n_inner", "reorder_and_upcast_attn", "tie_word_embeddings"),
+    *("mem_len", "reuse_len", "same_length", "use_mems_eval", "use_mems_train"),
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+    *("summary_first_dropout", "summary_last_dropout", "start_n_top", "end_n_top"),
 }
 
 
@@ -136,7 +149,10 @@ def test_each_fixed_value_is_their_default_and_no_other_is_accepted(table):
 def test_a_configuration_without_a_size_is_refused(table):
     config, weights = file_of(table)
     for name in table.sizes:
-        lacking = {key: value for key, value in config.items() if key != name}
+        lacking = config | {name: None}
+        with pytest.raises(ValueError, match=f"the configuration lacks {name}"):
+            from_hugging_face(table, lacking, weights)
+        del lacking[name]
         with pytest.raises(ValueError, match=f"the configuration lacks {name}"):
             from_hugging_face(table, lacking, weights)
 
@@ -152,6 +168,30 @@ def test_arrays_without_a_place_missing_and_of_another_shape_are_named(table):
     narrow = weights[name][..., :-3]
     with pytest.raises(RuntimeError, match=r"size mismatch for .*layers\.1\."):
         from_hugging_face(table, config, weights | {name: narrow})
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "shape"),
+    [
+        (GPT_2, "transformer.h.1.attn.c_attn.weight", (12, 2)),
+        (GPT_2, "transformer.h.1.attn.c_attn.weight", (12, 36, 1)),
+        (XLNET, "transformer.layer.1.rel_attn.q", (12, 12)),
+        (XLNET, "transformer.layer.1.rel_attn.q", (12,)),
+        (XLNET, "transformer.mask_emb", ()),
+    ],
+)
+def test_an_array_that_cannot_be_reshaped_is_named(table, name, shape):
+    config, weights = file_of(table)
+    with pytest.raises(ValueError, match=re.escape(f"{name} has the wrong shape {shape}")):
+        from_hugging_face(table, config, weights | {name: torch.ones(shape)})
+
+
+@EVERY
+def test_every_setting_of_theirs_is_read_fixed_or_changes_nothing(table):
+    """What a configuration can say about this kind of model, and what none of ours looks at."""
+    everyones = transformers.PretrainedConfig().to_dict()
+    said = {name for name in theirs_of(table)[0]().to_dict() if name not in everyones}
+    assert said - table.sizes.keys() - table.fixed.keys() <= CHANGE_NOTHING
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Tables and the claims that they must not show without evidence."""
 
+import json
+
 import pytest
 
 from tfm_lib.show.claims import Claim, claims_table
+from tfm_lib.show.seeds import among_seeds
 from tfm_lib.show.table import Table
 
 
@@ -39,3 +42,20 @@ def test_a_verdict_needs_its_evidence():
 def test_an_unknown_verdict_is_refused():
     with pytest.raises(ValueError, match="verdict='true'"):
         claims_table(Claim(9, "x", "y", "true", evidence=True))
+
+
+def test_numbers_stand_among_those_of_other_seeds(tmp_path):
+    record = tmp_path / "seeds.json"
+    varying = [
+        {"claim": True, "numbers": {"min(runs[2])": [0.5, 1.0, 0.75], "lowest x": [3, 1, 2]}},
+        {"claim": False, "numbers": {"loss": [1, 2, 3]}},
+    ]
+    record.write_text(json.dumps({"lessons": {"02": {"seeds": 3, "varying": varying}}}), "utf-8")
+    table = among_seeds("02", {"runs": {2: [0.9, 0.6]}}, record=record)
+    assert table.header == ["number", "here", "lowest of 3", "median", "highest"]
+    assert table.rows == [
+        ["`min(runs[2])`", "0.6", "0.5", "0.75", "1"],
+        ["`lowest x`", "", "1", "2", "3"],
+    ]
+    with pytest.raises(ValueError, match=r"python -m benchmarks\.seeds 03"):
+        among_seeds("03", {}, record=record)

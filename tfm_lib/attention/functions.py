@@ -1,6 +1,6 @@
 """Attention: score every key against every query, turn scores into weights, average the values.
 
-One seam carries all of it. An *attention function* is
+One signature carries all of it. An *attention function* is
 
     (query, key, value, mask=None) -> (output, weights)
 
@@ -12,6 +12,10 @@ One seam carries all of it. An *attention function* is
     weights  (..., query_len, key_len), each row a distribution; None where they are never formed
 
 A query that may attend to nothing gets zeros, with finite gradients.
+
+Who divides the scores by sqrt(d_k): `scaled_dot_product_attention` here, `relative`, `blocked` and
+`sparse`, each where it makes its scores; PyTorch's kernel, in `fused_attention` and
+`fused_causal_attention`; `image` and the window call one of these. `dot_score` does not.
 """
 
 import math

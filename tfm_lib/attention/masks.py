@@ -3,6 +3,10 @@
 A mask is broadcast to the scores, whose shape is (batch, num_heads, query_len, key_len). Masks are
 combined with `&`. `torch.nn.MultiheadAttention` and `torch.nn.Transformer` mean the opposite by
 True: hand them `~mask`.
+
+Models make masks and hand them down: `Encoder` or `Decoder`, layer, `MultiHeadAttention`, attention
+function; there `masked_softmax` or PyTorch's kernel applies them. Other makers: `image` (rows,
+columns, neighbourhoods), `sparse` (sets), `models.xlnet` (orders), `models.seq2seq` (the RNN's).
 """
 
 import torch

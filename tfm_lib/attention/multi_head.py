@@ -43,23 +43,25 @@ class MultiHeadAttention(nn.Module):
 
     def project(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Project keys and values and split them: (batch, num_heads, key_len, d_k) each."""
-        return self._split(self.k_proj(key)), self._split(self.v_proj(value))
+        return self._split(self.k_proj, key), self._split(self.v_proj, value)
 
     def attend(
         self, query: Tensor, key_heads: Tensor, value_heads: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Attend with projected keys and values: (batch, query_len, d_model) and the weights."""
-        query_heads = self._split(self.q_proj(query))  # (batch, num_heads, query_len, d_k)
+        query_heads = self._split(self.q_proj, query)  # (batch, num_heads, query_len, d_k)
         drop = {"dropout": self.dropout} if self.training and self.dropout else {}
         heads, weights = self.attention(query_heads, key_heads, value_heads, mask, **drop)
         joined = heads.transpose(1, 2).flatten(2)  # (batch, query_len, num_heads * d_k = d_model)
         return self.out_proj(joined), weights
 
-    def _split(self, x: Tensor) -> Tensor:
+    def _split(self, projection: nn.Linear, x: Tensor) -> Tensor:
         # (batch, length, d_model) -> (batch, num_heads, length, d_k)
-        if x.dim() != 3:
-            raise ValueError(f"need (batch, length, d_model), got {tuple(x.shape)}")
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        if x.dim() != 3 or x.size(-1) != projection.in_features:
+            raise ValueError(
+                f"need (batch, length, d_model={projection.in_features}), got {tuple(x.shape)}"
+            )
+        return projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     @classmethod
     def from_torch(
@@ -74,9 +76,15 @@ class MultiHeadAttention(nn.Module):
         biases, bias_k, add_zero_attn.
         """
         if module.in_proj_weight is None or module.in_proj_bias is None:
-            raise ValueError("need kdim = vdim = embed_dim and bias=True")
+            raise ValueError(
+                f"need kdim = vdim = embed_dim={module.embed_dim} and bias=True, got "
+                f"kdim={module.kdim}, vdim={module.vdim}, bias={module.in_proj_bias is not None}"
+            )
         if module.bias_k is not None or module.add_zero_attn:
-            raise ValueError("need add_bias_kv=False and add_zero_attn=False")
+            raise ValueError(
+                "need add_bias_kv=False and add_zero_attn=False, got "
+                f"{module.bias_k is not None} and {module.add_zero_attn}"
+            )
         mine = cls(
             module.embed_dim, module.num_heads, dropout=module.dropout, attention=attention
         ).to(module.in_proj_weight)

@@ -129,11 +129,11 @@ class RelativeMultiHeadAttention(MultiHeadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend with projected keys and values: (batch, query_len, d_model) and the weights."""
         heads, weights = self.attention(
-            self._split(self.q_proj(query)),  # (batch, num_heads, query_len, d_k)
+            self._split(self.q_proj, query),  # (batch, num_heads, query_len, d_k)
             key_heads,
             value_heads,
             mask,
-            position_key=self._split(self.r_proj(positions)[None]),  # (1, heads, distances, d_k)
+            position_key=self._split(self.r_proj, positions[None]),  # (1, heads, distances, d_k)
             content_bias=self.content_bias,
             position_bias=self.position_bias,
             dropout=self.dropout if self.training else 0.0,

@@ -1,6 +1,6 @@
 """What there is to learn from: the files that ship, Multi30k, Python's manual, a reader's own.
 
-It uses `text`. Begin with `dates`; a new data set is one more module like it.
+It uses `text`. Begin with `dates`; CONTRIBUTING.md lists the steps to add a data set.
 """
 
 from tfm_lib.datasets.dates import DATE_FORMATS, load_dates, write_date

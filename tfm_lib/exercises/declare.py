@@ -29,7 +29,8 @@ class Step:
     values that works it out by PyTorch, by brute force or from a hand-worked number, never by the
     solution. run: (answer, *given values) -> what is compared with `want`; by default the answer is
     called with the given values (or, if it is a value, taken as it is). tolerance: the largest
-    difference that passes.
+    difference that passes. at_once: the most numbers that any one tensor may hold which the answer
+    makes; math.inf: any.
     """
 
     asks: str
@@ -37,6 +38,7 @@ class Step:
     want: Any
     run: Callable[..., Any] | None = None
     tolerance: float = 1e-4
+    at_once: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Exercise:
 
     id: lesson and number, as "06.1". kind: one of KINDS. difficulty: 1 to 3. hints: a nudge, then
     the formula, then near-code. The last name that the stub defines is what a reader hands in.
+    forbidden: names of PyTorch's functions that would do what the task asks for, as "softmax".
     """
 
     id: str
@@ -73,6 +76,7 @@ class Exercise:
     explanation: str
     steps: tuple[Step, ...]
     wrong: tuple[Wrong, ...]
+    forbidden: tuple[str, ...] = ()
 
     @cached_property
     def name(self) -> str:

@@ -17,10 +17,18 @@ from torch import Tensor, nn
 
 from tfm_lib.exercises.declare import Exercise, Step, Wrong
 from tfm_lib.exercises.running import Outcome, run
-from tfm_lib.exercises.values import compare, name_type, show
+from tfm_lib.exercises.values import compare, name_type, same_kind, show
+from tfm_lib.exercises.watching import (
+    ForbiddenError,
+    TooMuchError,
+    named_in,
+    refusal,
+    watched,
+)
 
 SECONDS = 10.0  # for each step
 NOT_ATTEMPTED, REFUSED, SOLVED = "not attempted yet", "not yet", "solved"
+AS_GIVEN = "as given, it is broken"  # the stub of a "mend" exercise
 LONGEST = 300  # characters shown of an error's message
 
 
@@ -29,7 +37,7 @@ class Failure:
     """The first step that an answer failed: how, with which result, and how far from the right."""
 
     number: int  # of the step, from 0; -1 if the answer could not be asked anything
-    sort: str  # "value", "error", "damage", "time" or "hand-in"
+    sort: str  # "value", "error", "damage", "time", "forbidden" or "hand-in"
     lines: tuple[str, ...] = ()
     result: Any = None  # what came, or the error's text
     distance: float = math.inf
@@ -40,7 +48,7 @@ class Report:
     """What a check says: the verdict, the steps that held, and the first that did not."""
 
     exercise: Exercise
-    verdict: str  # NOT_ATTEMPTED, REFUSED or SOLVED
+    verdict: str  # NOT_ATTEMPTED, AS_GIVEN, REFUSED or SOLVED
     held: tuple[str, ...] = ()
     failure: Failure | None = None
     mistake: str = ""
@@ -55,10 +63,18 @@ class Report:
                 lines.append(f"  NO  {step.asks}")
                 given = ", ".join(f"{name}={show(value)}" for name, value in step.given.items())
                 lines += [f"      with      {given}"] if given else []
-            lines += [f"      {line}" for line in self.failure.lines]
+            lines += [f"      {line}" for line in self._told(self.failure)]
         if self.mistake:
             lines.append(f"      looks like: {self.mistake}")
         return "\n".join(lines)
+
+    def _told(self, failure: Failure) -> tuple[str, ...]:
+        """The failure's lines; of a prediction not the number, which `solution` alone shows."""
+        if self.exercise.kind != "predict" or failure.sort != "value":
+            return failure.lines
+        if not same_kind(want_of(self.exercise.steps[failure.number]), failure.result):
+            return failure.lines
+        return (f"you say   {show(failure.result)}: that is not it",)
 
 
 @dataclass
@@ -72,11 +88,14 @@ class _Trial:
 
 def examine(exercise: Exercise, answer: Any, *, seconds: float = SECONDS) -> Report:
     """Check an answer, whatever it is, and report. `seconds` is the time limit of each step."""
-    if _is_stub(exercise, answer):
+    as_given = _is_stub(exercise, answer)
+    if as_given and exercise.kind != "mend":
         return Report(exercise, NOT_ATTEMPTED)
-    if refusal := _refuse_hand_in(exercise, answer):
-        return Report(exercise, REFUSED, failure=Failure(-1, "hand-in", (refusal,)))
+    if words := _refuse_hand_in(exercise, answer):
+        return Report(exercise, REFUSED, failure=Failure(-1, "hand-in", (words,)))
     trial = attempt(exercise, answer, seconds)
+    if as_given:  # the symptom, and nothing about its cause
+        return Report(exercise, AS_GIVEN, tuple(trial.held), trial.failure)
     if trial.untouched:
         return Report(exercise, NOT_ATTEMPTED)
     if trial.failure is None:
@@ -116,9 +135,12 @@ def _copies(step: Step) -> list:
 
 
 def _call(exercise: Exercise, step: Step, answer: Any, given: list) -> Any:
-    if step.run is not None:
-        return step.run(answer, *given)
-    return answer if exercise.answer == "value" else answer(*given)
+    if exercise.answer == "value":
+        return answer if step.run is None else step.run(answer, *given)
+    if name := named_in(answer, exercise.forbidden):
+        raise ForbiddenError(refusal(name))
+    ask = answer if step.run is None else partial(step.run, answer)
+    return watched(partial(ask, *given), exercise.forbidden, step.at_once)
 
 
 def _judge(
@@ -131,6 +153,9 @@ def _judge(
         if outcome.left_behind:
             lines += ("it could not be stopped and still runs: restart the kernel",)
         return Failure(number, "time", lines)
+    if isinstance(outcome.error, ForbiddenError | TooMuchError):
+        text = str(outcome.error)
+        return Failure(number, "forbidden", (text, *where), text)
     if outcome.error is not None:
         text = _error_text(outcome.error)
         if outcome.line is None and isinstance(outcome.error, TypeError):
@@ -168,6 +193,9 @@ def alike(exercise: Exercise, ours: Failure, theirs: Failure) -> bool:
     """Whether two answers failed at the same step, in the same way, with the same result."""
     if (ours.number, ours.sort) != (theirs.number, theirs.sort):
         return False
+    if ours.sort == "damage":  # the name of what was damaged, and what came of it
+        same_place = ours.result[0] == theirs.result[0]
+        return same_place and gap(theirs.result[1], ours.result[1]) == 0
     if ours.sort != "value":
         return ours.result == theirs.result
     return gap(theirs.result, ours.result) <= exercise.steps[ours.number].tolerance

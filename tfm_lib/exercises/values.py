@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -50,6 +52,15 @@ def compare(want: Any, got: Any, at: str = "") -> Difference:
     raise TypeError(f"no way to compare a {type(want).__name__}")
 
 
+def same_kind(want: Any, got: Any) -> bool:
+    """Whether both are numbers, truth values, texts, lists or dictionaries."""
+    one, other = _plain(want), _plain(got)
+    if isinstance(one, bool) or isinstance(other, bool):
+        return isinstance(one, bool) and isinstance(other, bool)
+    kinds = (int | float, str, list | tuple | Tensor, Mapping)
+    return any(isinstance(one, kind) and isinstance(other, kind) for kind in kinds)
+
+
 def _unlike(line: str) -> Difference:
     return Difference(math.inf, (line,))
 
@@ -79,8 +90,8 @@ def _compare_tensors(want: Tensor, got: Any, at: str) -> Difference:
     if worst == 0:
         return SAME
     place = _place(gap)
-    if want.dtype == torch.bool:
-        count = int(gap.sum())
+    if not want.is_floating_point():  # how far ids are apart says nothing
+        count = int((gap > 0).sum())
         line = f"{at}off at {count} of {gap.numel()} places, the first at {place}"
         return Difference(worst, (*expected_got, line))
     largest = want.abs().max().item()
@@ -170,6 +181,8 @@ def _plain(value: Any) -> Any:
         return value.item() if small else value
     if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         return value.item()
+    if isinstance(value, Fraction | Decimal):
+        return float(value)
     return value
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import tfm_lib.exercises.state as state
 from tfm_lib.exercises.catalogue import exercises, lesson_of
 from tfm_lib.exercises.declare import Exercise, tidy
-from tfm_lib.exercises.engine import NOT_ATTEMPTED, SOLVED, examine
+from tfm_lib.exercises.engine import AS_GIVEN, NOT_ATTEMPTED, REFUSED, SOLVED, examine
 from tfm_lib.show.table import Table
 
 HINTS_GIVEN: Counter[str] = Counter()  # id -> how many, in this session
+MISSES: Counter[str] = Counter()  # id of a prediction -> how often it was refused, in this session
 
 
 def check(exercise_id: str, answer: Any = ...) -> None:
@@ -31,10 +32,22 @@ def check(exercise_id: str, answer: Any = ...) -> None:
         )
         return
     print(report)
-    if report.verdict != NOT_ATTEMPTED:
+    if exercise.kind == "predict" and report.verdict == REFUSED:
+        print(_how_to_think(exercise))
+    if report.verdict not in (NOT_ATTEMPTED, AS_GIVEN):
         reached = state.SOLVED if report.verdict == SOLVED else state.ATTEMPTED
         if complaint := state.save(exercise.id, reached):
             print(complaint)
+
+
+def _how_to_think(exercise: Exercise) -> str:
+    """After the first two misses of a prediction a hint, then the way to the numbers."""
+    MISSES[exercise.id] += 1
+    if MISSES[exercise.id] <= 2:
+        words = tidy(exercise.hints[MISSES[exercise.id] - 1])
+    else:
+        words = f'solution("{exercise.id}") shows the numbers and how they come about'
+    return textwrap.indent(f"think     {words}", "      ")
 
 
 def hint(exercise_id: str) -> None:

@@ -100,7 +100,7 @@ class DALLE(nn.Module):
 
     attentions: one attention function a layer, each of which must be causal (`pattern_attention`).
     Raises ValueError if d_model is not divisible by num_heads and, on a call, for a stream that is
-    empty or longer than size.
+    empty or longer than size, or for ids outside the vocabulary.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class GPT(nn.Module):
     start with standard deviation (3 * d_model)**-0.5, which is GPT's 0.02 at GPT's width, and those
     that write into the residual stream with 1 / sqrt(2 * num_layers) of it.
     attention: every layer's attention function. Raises ValueError if d_model is not divisible by
-    num_heads and, on a call, for more than max_len tokens.
+    num_heads and, on a call, for more than max_len tokens and ids outside the vocabulary.
     """
 
     def __init__(

@@ -104,7 +104,13 @@ BERT = Conversion(
         "hidden_dropout_prob": "dropout",
         "pad_token_id": "pad_id",
     },
-    fixed={"hidden_act": "gelu", "layer_norm_eps": EPS, "type_vocab_size": 2},
+    fixed={
+        "add_cross_attention": False,
+        "hidden_act": "gelu",
+        "is_decoder": False,  # True would make it causal
+        "layer_norm_eps": EPS,
+        "type_vocab_size": 2,
+    },
     names={
         "embeddings.word_embeddings": "embedding.tokens",
         "embeddings.token_type_embeddings": "embedding.segments",
@@ -141,6 +147,8 @@ BERT_FOR_PRE_TRAINING = Conversion(
 
 def joined_heads(weight: Tensor) -> Tensor:
     """Theirs is (in, num_heads, d_k), ours (out, in)."""
+    if weight.dim() != 3:
+        raise ValueError("need (in, num_heads, d_k)")
     return weight.flatten(1).T
 
 
@@ -218,7 +226,7 @@ def from_hugging_face(
     for name, value in table.fixed.items():
         if (found := config.get(name, value)) != value:
             raise ValueError(f"need {name}={value!r}, got {found!r}")
-    if lacking := [name for name in table.sizes if name not in config]:
+    if lacking := [name for name in table.sizes if config.get(name) is None]:
         raise ValueError(f"the configuration lacks {', '.join(lacking)}")
     sizes = {ours: config[theirs] for theirs, ours in table.sizes.items()}
     mine = table.model(**(sizes | options))
@@ -259,10 +267,15 @@ def _renamed(
             names = [f"{name}.{KINDS[kind]}" for name in places[stem]]
         else:
             raise ValueError(f"our model has no place for {full_name}")
-        for end, reshape in table.reshape.items():
-            if theirs.endswith(end):
-                weight = reshape(weight)
-        for name, part in zip(names, weight.chunk(len(names)), strict=True):
+        try:
+            for end, reshape in table.reshape.items():
+                if theirs.endswith(end):
+                    weight = reshape(weight)
+            parts = list(zip(names, weight.chunk(len(names)), strict=True))
+        except (RuntimeError, IndexError, ValueError) as error:
+            shape = tuple(weights[full_name].shape)
+            raise ValueError(f"{full_name} has the wrong shape {shape}: {error}") from error
+        for name, part in parts:
             if not torch.equal(ours.setdefault(name, part), part):
                 raise ValueError(f"{name} is one array here, and two in the file")
     return ours

@@ -22,7 +22,7 @@ class SparseTransformer(nn.Module):
     A position is the sum of two learned vectors, one for its row and one for its column. What
     writes into the residual stream starts smaller by sqrt(2 * num_layers), with biases of zero.
     Raises ValueError if there is no attention function or d_model is not divisible by num_heads
-    and, on a call, for more than max_len tokens.
+    and, on a call, for more than max_len tokens and ids outside the vocabulary.
     """
 
     def __init__(

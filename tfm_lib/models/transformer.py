@@ -55,6 +55,7 @@ class Transformer(nn.Module):
     (batch, tgt_len, tgt_vocab_size); logits[:, i] predicts the token after tgt_ids[:, i].
     tie_weights: "none"; "target" makes the target embedding and the generator one matrix; "all"
     adds the source embedding, as the paper does (section 3.4), and needs one shared vocabulary.
+    norm_first: pre-norm, with a last normalisation of each stack; False is the paper's post-norm.
     pad_id: the id that no query may attend to; attention: every layer's attention function.
     Raises ValueError if d_model is not divisible by num_heads, if "all" meets two vocabulary sizes,
     and, on a call, for ids outside the vocabulary or batches that do not fit.

@@ -97,7 +97,8 @@ class XLNet(nn.Module):
     the target stands, never on the target itself or on what comes later. The first of all turns
     sees nothing. Rows hold no padding.
     Raises ValueError if d_model is not divisible by num_heads and, on a call, if shapes differ,
-    if a row of order is no permutation, or unless 1 <= num_targets <= length.
+    if a row of order is no permutation, for ids outside the vocabulary, or unless
+    1 <= num_targets <= length.
     """
 
     def __init__(

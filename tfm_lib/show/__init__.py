@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from tfm_lib.show.claims import Claim, claims_table
     from tfm_lib.show.environment import check
     from tfm_lib.show.plots import COLOURS, attention_map, bars, curves, head_maps, show
+    from tfm_lib.show.seeds import among_seeds
     from tfm_lib.show.table import Table
 
 __all__ = [
     "COLOURS",
     "Claim",
     "Table",
+    "among_seeds",
     "attention_map",
     "bars",
     "check",
@@ -29,6 +31,7 @@ HOMES = {
     **dict.fromkeys(("Claim", "claims_table"), "claims"),
     **dict.fromkeys(("COLOURS", "attention_map", "bars", "curves", "head_maps", "show"), "plots"),
     "Table": "table",
+    "among_seeds": "seeds",
     "check": "environment",
 }
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tfm_lib.show.table import Table
 
-VERDICTS = ("holds", "holds within limits", "does not hold as stated")
+VERDICTS = ("holds", "holds within limits", "does not hold as stated", "not decided here")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
     best.safetensors   the weights with the best validation BLEU
     epoch-007.safetensors ...  the weights after each of the newest epochs, to average
 
+`trainer.Training.save` writes the last three, through `CheckpointWriter`; `run` the first two.
 Files hold tensors and JSON only, so that reading one runs no code. Each is written under another
 name, then moved into place: after a crash the old file or the new one is there, whole.
 """

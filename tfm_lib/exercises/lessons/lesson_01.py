@@ -38,7 +38,8 @@ PREDICT = Exercise(
         The texts `aab`, `aba` and `abb` are all there is. How likely is `b` after `a`, counted by
         pairs of letters (no `^`, no `$`)? How many bits of surprise is a symbol that was given 1/8?
         In the recall task (one of four letters, then a gap of 3) how often is a window of 3 right
-        at best? And how many values must a state have that counts ones modulo 3?
+        at best? And how many values must a state have that counts ones modulo 3? All four are exact
+        numbers; a fraction or a decimal number will do.
         """,
     stub="""
         counted = {
@@ -49,7 +50,7 @@ PREDICT = Exercise(
         }
         """,
     hints=(
-        "Write the six pairs down. What does the window of 3 see when the question comes?",
+        "Write all pairs down. What does the window of 3 see when the question comes?",
         "Share = (pairs ab) / (pairs that begin with a). Surprise = -log2 p.",
         "aa ab ab ba ab bb: three of four; 8 = 2 to the 3rd; four letters, all look alike; 0, 1, 2",
     ),
@@ -70,21 +71,32 @@ PREDICT = Exercise(
     wrong=(
         Wrong("divided by all pairs, not by those that begin with a", "3 / 4", "3 / 6"),
         Wrong("an a at the end of a text has nothing after it", "3 / 4", "3 / 5"),
-        Wrong(
-            "surprise grows by one bit for each halving: 1/2, 1/4, 1/8",
-            ': 3,\n    "best',
-            ': 8,\n    "best',
-        ),
+        Wrong("that is how often b stands anywhere, whatever came before", "3 / 4", "4 / 9"),
+        Wrong("that is a after a", "3 / 4", "1 / 4"),
+        Wrong("surprise counts the halvings that lead there", 'p = 1/8": 3', 'p = 1/8": 8'),
+        Wrong("surprise in bits takes the logarithm to base 2", 'p = 1/8": 3', 'p = 1/8": 2.079'),
+        Wrong("surprise is minus the logarithm: never below 0", 'p = 1/8": 3', 'p = 1/8": -3'),
         Wrong("the window ends one symbol short, and that costs all", "1 / 4", "3 / 4"),
         Wrong("a window of 3 does not reach over a gap of 3", "1 / 4", "1"),
-        Wrong("0, 1 and 2 are three remainders", 'modulo 3": 3', 'modulo 3": 2'),
+        Wrong("it sees nothing of the letter, but a guess is right at times", "1 / 4", "0"),
+        Wrong("0 is a remainder, too", 'modulo 3": 3', 'modulo 3": 2'),
+        Wrong("3 itself leaves the remainder 0", 'modulo 3": 3', 'modulo 3": 4'),
+        Wrong("one value for each remainder, not for each past", 'modulo 3": 3', 'modulo 3": 16'),
     ),
 )
+
+
+MEDIAN = "sorted(bits)[len(bits) // 2] / 2 + sorted(bits)[(len(bits) - 1) // 2] / 2"
 
 
 def by_geometric_mean(probabilities):
     """One over the geometric mean, by multiplication."""
     return math.prod(probabilities) ** (-1 / len(probabilities))
+
+
+def given(asks, probabilities, want):
+    """A step with these probabilities."""
+    return Step(asks, {"probabilities": probabilities}, want, tolerance=1e-3)
 
 
 PERPLEXITY = Exercise(
@@ -96,7 +108,8 @@ PERPLEXITY = Exercise(
     task="""
         Language models are often rated by their **perplexity**: 2 to the power of the cross-entropy
         in bits. It says among how many equally likely symbols the model hesitates, on average. You
-        get the probabilities that a model gave to what really came.
+        get the probabilities that a model gave to what really came, of a text of any length. It
+        must be right to three digits after the point.
         """,
     stub='''
         def perplexity(probabilities):
@@ -116,13 +129,17 @@ PERPLEXITY = Exercise(
     explanation="""
         With natural logarithms and e in place of 2 the result is the same: exp(cross-entropy), the
         way PyTorch's loss gives it. It is one over the geometric mean of the probabilities, so one
-        symbol with probability near 0 spoils everything.
+        symbol with probability near 0 spoils everything. Multiplied, the probabilities of a long
+        text come to 0 in a computer; that is why logarithms are added up.
         """,
     steps=(
-        Step("always certain and right: 1", {"probabilities": [1.0, 1.0]}, 1.0),
-        Step("four symbols alike: 4", {"probabilities": [0.25, 0.25, 0.25]}, 4.0),
-        Step("1/2 and 1/8: 1 and 3 bits, so 2 to the 2nd", {"probabilities": [0.5, 0.125]}, 4.0),
-        Step("a mixture", {"probabilities": [0.9, 0.5, 0.1, 0.3]}, by_geometric_mean),
+        given("always certain and right: 1", [1.0, 1.0], 1.0),
+        given("four symbols alike: 4", [0.25, 0.25, 0.25], 4.0),
+        given("1/2 and 1/8: 1 and 3 bits, so 2 to the 2nd", [0.5, 0.125], 4.0),
+        given("a text of one symbol: one over its probability", [0.2], 5.0),
+        given("a mixture, one of them twice", [0.9, 0.5, 0.1, 0.5, 0.3], by_geometric_mean),
+        given("one in a million, beside two that are certain", [1.0, 1e-6, 1.0], 100.0),
+        given("a text of 2,000 symbols at 1/10", [0.1] * 2000, 10.0),
     ),
     wrong=(
         Wrong(
@@ -147,6 +164,24 @@ PERPLEXITY = Exercise(
             """,
         ),
         Wrong("the sign is missing: surprise is minus the logarithm", "-math", "math"),
+        Wrong("bits are a power of 2, not of e", "2 ** (sum", "math.exp(sum"),
+        Wrong("divided by one symbol too few", "len(bits)", "max(len(bits) - 1, 1)"),
+        Wrong("a mean, not the worst symbol alone", "sum(bits) / len(bits)", "max(bits)"),
+        Wrong("the middle one; surprise is averaged", "sum(bits) / len(bits)", MEDIAN),
+        Wrong(
+            "a probability that came twice counts twice",
+            "in probabilities",
+            "in set(probabilities)",
+        ),
+        Wrong("a floor under p hides a large surprise", "log2(p)", "log2(max(p, 1e-3))"),
+        Wrong(
+            "so many factors below 1 come to 0: add up logarithms",
+            """
+            def perplexity(probabilities):
+                return math.prod(probabilities) ** (-1 / len(probabilities))
+            """,
+        ),
+        Wrong("the input list was used up", "return", "probabilities.clear()\n    return"),
     ),
 )
 
@@ -155,6 +190,14 @@ def remainders(texts):
     """How many ones each text has, modulo 3, by counting the character."""
     return [text.count("1") % 3 for text in texts]
 
+
+AS_NUMBER = (
+    """
+    def ones_modulo_3(texts):
+        return [int(text or "0", 2) % 3 for text in texts]
+    """,
+)
+ONLY_IF_FULL = ("        state = 0\n", "        state = 0 if text else state\n")
 
 STATE = Exercise(
     id="01.3",
@@ -199,10 +242,12 @@ STATE = Exercise(
         """,
     steps=(
         Step("a text of a single 1", {"texts": ["1"]}, remainders),
-        Step("two ones", {"texts": ["11"]}, remainders),
-        Step("the same text twice", {"texts": ["10", "10"]}, remainders),
-        Step("three texts", {"texts": ["11", "111", "1101011"]}, remainders),
+        Step("ones among zeros", {"texts": ["00101", "0110110"]}, remainders),
+        Step("the same text twice, behind another", {"texts": ["10011", "100", "100"]}, remainders),
+        Step("six texts", {"texts": ["11", "111", "1101011", "0", "1", "10"]}, remainders),
         Step("an empty text among others", {"texts": ["1", "", "11"]}, remainders),
+        Step("a long text, then a zero", {"texts": ["1" * 1001, "0"]}, remainders),
+        Step("no text at all", {"texts": []}, remainders),
     ),
     wrong=(
         Wrong(
@@ -219,5 +264,18 @@ STATE = Exercise(
             "        answers.append(state)\n        for bit in text[:0]:",
         ),
         Wrong("only the last text is answered", "return answers", "return answers[-1:]"),
+        Wrong("the same text twice needs two answers", "in texts", "in dict.fromkeys(texts)"),
+        Wrong("the answers are out of order: as the texts come", "in texts", "in sorted(texts)"),
+        Wrong(
+            "the texts were mixed up in place", "answers = []", "answers = []\n    texts.reverse()"
+        ),
+        Wrong("ones are counted, not read as one binary number", *AS_NUMBER),
+        Wrong(
+            "an empty text has an answer, too: 0",
+            "state = 0\n",
+            "state = 0\n        if not text: continue\n",
+        ),
+        Wrong("an empty text has no past: not even that of the text before", *ONLY_IF_FULL),
+        Wrong("a text is read to its end, however long", "bit in text", "bit in text[:99]"),
     ),
 )

@@ -29,9 +29,9 @@ FACTORS = Exercise(
     difficulty=1,
     minutes=8,
     task="""
-        Five numbers, each without a computer. The third: a ReLU that is on, recurrent weight 0.5;
-        what is left of a gradient three steps back? The fourth: the gradient (0.3, 0.4) is clipped
-        at length 5.
+        Five entries, each without a computer, each exact. The third: a ReLU that is on, recurrent
+        weight 0.5; what is left of a gradient three steps back? The fourth: the gradient (0.3, 0.4)
+        is clipped at length 5. The fifth: how many numbers, all together, does the layer learn?
         """,
     stub="""
         five_factors = {
@@ -64,11 +64,19 @@ FACTORS = Exercise(
     steps=parts(factors_by_torch),
     wrong=(
         Wrong("that is its value at 0, not its slope", ": 0.25", ": 0.5"),
+        Wrong("that is tanh's slope at 0", ": 0.25", ": 1"),
+        Wrong("sigmoid is not flat at 0: there it is steepest", ": 0.25", ": 0"),
         Wrong("the slope is 1 - h^2, not 1 - h", "0.64", "0.4"),
+        Wrong("that is sigmoid's slope, s (1 - s)", "0.64", "0.24"),
+        Wrong("1 - h^2 is the slope: no root", "0.64", "0.8"),
         Wrong("three steps are three factors", "0.125", "0.25"),
         Wrong("three steps back multiply; they do not add", "0.125", "1.5"),
         Wrong("clipping makes no gradient longer", "[0.3, 0.4]", "[3.0, 4.0]"),
+        Wrong("5 is a limit, not a divisor", "[0.3, 0.4]", "[0.06, 0.08]"),
+        Wrong("5 is the limit, not 1", "[0.3, 0.4]", "[0.6, 0.8]"),
         Wrong("PyTorch keeps two biases", ": 32", ": 28"),
+        Wrong("the biases are learned, too", ": 32", ": 24"),
+        Wrong("the recurrent weights are missing", ": 32", ": 16"),
     ),
 )
 
@@ -82,8 +90,35 @@ def clipped_by_torch(grads, max_norm):
     return [holder.grad for holder in holders]
 
 
+LENGTH = "math.sqrt(sum(grad.square().sum().item() for grad in grads))"
+NO_COPY = ("[grad * factor for grad in grads]", "[g * factor if factor < 1 else g for g in grads]")
+BY_TORCH = (
+    """
+    def clip_together(grads, max_norm):
+        holders = [nn.Parameter(grad.clone()) for grad in grads]
+        for holder in holders:
+            holder.grad = holder.detach().clone()
+        nn.utils.clip_grad_norm_(holders, max_norm)
+        return [holder.grad for holder in holders]
+    """,
+)
+
+
+def copied(clip, grads, max_norm):
+    """Of each gradient that came back: whether it lies elsewhere than the one handed in."""
+    places = [grad.data_ptr() for grad in grads]
+    return ["the old one" if g.data_ptr() in places else "a copy" for g in clip(grads, max_norm)]
+
+
 CLIP = Exercise(
     id="02.2",
+    forbidden=(
+        "clip_grad_norm_",
+        "clip_grads_with_norm_",
+        "clip_grad_norm",
+        "get_total_norm",
+        "renorm",
+    ),
     title="Clip by the whole length",
     kind="write",
     difficulty=2,
@@ -91,7 +126,8 @@ CLIP = Exercise(
     task="""
         A model has many weight matrices, and a gradient for each. Clip them **together**: if the
         length of all numbers as one vector is above `max_norm`, shorten all by the same factor.
-        Return new tensors; leave the old ones as they are.
+        Return new tensors, each of the shape and dtype of the old one; leave the old ones as they
+        are. Do without PyTorch's own clipping. Four digits must be right.
         """,
     stub='''
         def clip_together(grads, max_norm):
@@ -130,6 +166,34 @@ CLIP = Exercise(
             clipped_by_torch,
         ),
         Step("no gradient at all", {"grads": [torch.zeros(2)], "max_norm": 5.0}, [torch.zeros(2)]),
+        Step(
+            "a small limit: length 0.05, limit 0.025",
+            {"grads": [tensor([0.03, 0.0]), tensor([-0.04])], "max_norm": 0.025},
+            [tensor([0.015, 0.0]), tensor([-0.02])],
+        ),
+        Step(
+            "three shapes, one of them turned in memory: length 6, limit 3",
+            {
+                "grads": [
+                    tensor([[4.0, 1.0], [-2.0, 1.0], [0.0, 3.0]]).T,
+                    tensor([2.0]),
+                    tensor(-1.0),
+                ],
+                "max_norm": 3.0,
+            },
+            clipped_by_torch,
+        ),
+        Step(
+            "float64 stays float64",
+            {"grads": [tensor([[0.375], [0.5]]).double()], "max_norm": 0.125},
+            [tensor([[0.075], [0.1]]).double()],
+        ),
+        Step(
+            "what is short comes back as a copy",
+            {"grads": [tensor([3.0]), tensor([1.0, 2.0])], "max_norm": 5.0},
+            ["a copy", "a copy"],
+            copied,
+        ),
     ),
     wrong=(
         Wrong(
@@ -165,6 +229,36 @@ CLIP = Exercise(
                 return [grad / length * length.clamp(max=max_norm) for grad in grads]
             """,
         ),
+        Wrong(
+            "that is the mean of the squares; a length adds them up",
+            LENGTH,
+            "math.sqrt(sum(grad.square().mean().item() for grad in grads))",
+        ),
+        Wrong(
+            "the largest number is not the length",
+            LENGTH,
+            "max(grad.abs().max().item() for grad in grads)",
+        ),
+        Wrong(
+            "lengths do not add up: 6 and 8 make 10",
+            LENGTH,
+            "sum(grad.norm().item() for grad in grads)",
+        ),
+        Wrong("shortened to length 1, not to max_norm", "max_norm / max(", "1.0 / max("),
+        Wrong("the limit is max_norm: it need not be 5", "max_norm / max(", "5.0 / max("),
+        Wrong("a length below 1 is a length, too", "1e-12", "1.0"),
+        Wrong(
+            "the numbers became float32: keep the dtype",
+            "grad * factor for",
+            "(grad * factor).float() for",
+        ),
+        Wrong("a short gradient must come back as a copy", *NO_COPY),
+        Wrong(
+            "view needs numbers in one piece of memory; flatten does not",
+            "grad.square()",
+            "grad.view(-1).square()",
+        ),
+        Wrong("PyTorch's clipping is what this task asks you to write", *BY_TORCH),
     ),
 )
 
@@ -172,20 +266,27 @@ CLIP = Exercise(
 def run_torch(x, w_x, w_h):
     """PyTorch's RNN with these weights."""
     rnn = nn.RNN(w_x.size(1), w_h.size(0), bias=False, batch_first=True)
-    with torch.no_grad():
-        rnn.weight_ih_l0.copy_(w_x)
-        rnn.weight_hh_l0.copy_(w_h)
-    return rnn(x)[0]
+    weights = {"weight_ih_l0": w_x, "weight_hh_l0": w_h}
+    return torch.func.functional_call(rnn, weights, (x,))[0]
 
 
 def gradient_of_last(read, x, w_x, w_h):
     """How the last output depends on each input: (batch, time, input_size)."""
-    x = x.clone().requires_grad_()
-    return torch.autograd.grad(read(x, w_x, w_h)[:, -1].sum(), x)[0]
+    return slopes(lambda x: read(x, w_x, w_h)[:, -1:], x)[0]
+
+
+def slopes(answer, *given):
+    """The gradients at all inputs, if the first number of a result counts 1, the second 2, ..."""
+    given = [value.detach().clone().requires_grad_() for value in given]
+    result = answer(*given)
+    factors = torch.arange(1.0, result.numel() + 1).reshape(result.shape)
+    total = (result * factors).sum() + sum(0 * value.sum() for value in given)
+    return list(torch.autograd.grad(total, given))
 
 
 WEIGHTS = tensors(w_x=[[1, 0], [0, 1], [1, -1]], w_h=[[0, 1, 0], [0, 0, 1], [1, 0, 0]])
 READ = {**tensors(x=[[[1, 0], [0, 1], [1, 1]], [[0, 2], [1, 0], [-1, 0]]]), **WEIGHTS}
+LONG = {"x": (torch.arange(56.0).reshape(7, 4, 2) * 5 % 7 / 10 - 0.3).transpose(0, 1), **WEIGHTS}
 
 LOOP = Exercise(
     id="02.3",
@@ -197,7 +298,7 @@ LOOP = Exercise(
         This loop gives the right outputs. **Symptom:** trained, it remembers two or three steps
         back, and a few steps further hardly more than chance. **Tool:** `torch.autograd.grad` of
         the last output with respect to `x`: which time steps get a gradient? Mend it; the outputs
-        must stay as they are.
+        must stay as they are, and whatever an output is made of must get its gradient in full.
         """,
     stub='''
         def read_through_time(x, w_x, w_h):
@@ -234,17 +335,28 @@ LOOP = Exercise(
     steps=(
         Step("one time step", {**tensors(x=[[[1, 2]]]), **WEIGHTS}, run_torch),
         Step("three time steps, two rows", READ, run_torch),
+        Step("seven time steps", LONG, run_torch),
         Step(
             "the last output depends on every input",
             READ,
             lambda *given: gradient_of_last(run_torch, *given),
             gradient_of_last,
         ),
+        Step(
+            "the last of seven, too",
+            LONG,
+            lambda *given: gradient_of_last(run_torch, *given),
+            gradient_of_last,
+        ),
+        Step(
+            "every output, by every input and weight",
+            LONG,
+            lambda *given: slopes(run_torch, *given),
+            slopes,
+        ),
     ),
     wrong=(
-        Wrong(
-            "now the inputs are cut off from the gradient", "x_t @ w_x.T", "x_t.detach() @ w_x.T"
-        ),
+        Wrong("now no gradient reaches the inputs", "x_t @ w_x.T", "x_t.detach() @ w_x.T"),
         Wrong("the state no longer goes into the next step", "h @ w_h.T", "0 * h"),
         Wrong("the recurrent weights are turned: h @ w_h.T", "h @ w_h.T", "h @ w_h"),
         Wrong(
@@ -255,6 +367,30 @@ LOOP = Exercise(
         Wrong("only the last state came back", "torch.stack(outputs, dim=1)", "h"),
         Wrong(
             "the tanh is missing", "torch.tanh(x_t @ w_x.T + h @ w_h.T)", "x_t @ w_x.T + h @ w_h.T"
+        ),
+        Wrong(
+            "the state is cut off every third step",
+            "h @ w_h.T",
+            "(h if len(outputs) % 3 else h.detach()) @ w_h.T",
+        ),
+        Wrong(
+            "all but the last outputs are cut off",
+            "stack(outputs,",
+            "stack([h.detach() for h in outputs[:-1]] + [h],",
+        ),
+        Wrong("the recurrent weights get no gradient", "h @ w_h.T", "h @ w_h.detach().T"),
+        Wrong("the input's weights get no gradient", "x_t @ w_x.T", "x_t @ w_x.detach().T"),
+        Wrong("the first state is 0", "h = x.new_zeros", "h = x.new_ones"),
+        Wrong("the last input was read first", "x.unbind(dim=1)", "x.flip(1).unbind(dim=1)"),
+        Wrong(
+            "now no gradient reaches the inputs",
+            "outputs, dim=1)",
+            "outputs, dim=1).detach()",
+        ),
+        Wrong(
+            "the state before was noted, not the new one",
+            "stack(outputs,",
+            "stack([0 * h, *outputs[:-1]],",
         ),
     ),
 )

@@ -29,8 +29,9 @@ SHIFT = Exercise(
     minutes=8,
     task="""
         Two targets, with the ids `7 4` and `5`; bos is 1, eos is 2, pad is 0. They form one batch.
-        What does the decoder read and what must it say? How many labels count in the loss? And what
-        does guessing among 15 tokens cost (natural logarithm, two digits after the point)?
+        What does the decoder read and what must it say? How many labels count in the loss, of both
+        rows? And what does guessing among 15 tokens cost (natural logarithm, two digits after the
+        point)?
         """,
     stub="""
         shifted = {
@@ -65,11 +66,21 @@ SHIFT = Exercise(
     ),
     wrong=(
         Wrong("it must not read what it has to say", 'reads": [1, 7, 4]', 'reads": [7, 4, 2]'),
+        Wrong("behind eos there is nothing to say: it is not read", "[1, 7, 4]", "[1, 7, 4, 2]"),
+        Wrong("bos is read first: something must be", "[1, 7, 4]", "[0, 7, 4]"),
         Wrong("it must say eos at the end, and never bos", "[7, 4, 2]", "[1, 7, 4]"),
+        Wrong("a pad is not what ends a sentence", "[7, 4, 2]", "[7, 4, 0]"),
         Wrong("eos comes right behind the last token, then pads", "[5, 2, 0]", "[5, 0, 2]"),
+        Wrong("one batch: its rows are equally long", "[5, 2, 0]", "[5, 2]"),
+        Wrong("the pads stand at the end", "[5, 2, 0]", "[0, 5, 2]"),
+        Wrong("it ends once; what follows is padding", "[5, 2, 0]", "[5, 2, 2]"),
         Wrong("the pad does not count", ": 5,\n", ": 6,\n"),
         Wrong("eos counts: the model must learn to stop", ": 5,\n", ": 3,\n"),
+        Wrong("bos is no label: it is never said", ": 5,\n", ": 7,\n"),
         Wrong("the natural logarithm is wanted, not bits", "2.71", "3.91"),
+        Wrong("the natural logarithm is wanted, not that to base 10", "2.71", "1.18"),
+        Wrong("that is the probability, not its surprise", "2.71", "0.07"),
+        Wrong("surprise is minus the logarithm: never below 0", "2.71", "-2.71"),
     ),
 )
 
@@ -81,20 +92,54 @@ def loss_by_torch(logits, labels, pad_id):
 
 LOGITS = (torch.arange(24.0).reshape(2, 3, 4) * 5 % 7) / 2
 
+OF_FIVE = (torch.arange(60.0).reshape(3, 4, 5) * 7 % 11) / 3
+ODD = {
+    "logits": OF_FIVE,
+    "labels": tensor([[0, 2, 0, 4], [0, 0, 0, 0], [0, 0, 3, 1]]),
+    "pad_id": 0,
+}
+TURNED = ODD | {"logits": OF_FIVE.double().transpose(0, 1).contiguous().transpose(0, 1)}
+
+
+def slopes(loss, logits, labels, pad_id):
+    """The gradient of a loss at the logits; zeros if none gets there."""
+    logits = logits.clone().requires_grad_()
+    return torch.autograd.grad(loss(logits, labels, pad_id) + 0 * logits.sum(), logits)[0]
+
+
+LOG = "logits.log_softmax(dim=-1)"
+POWERS = "(logits.exp() / logits.exp().sum(-1, keepdim=True)).log()"
+BY_SIZE = (
+    "(logits - (s := logits.abs().amax(-1, keepdim=True)) - (logits - s).exp().sum(-1, True).log())"
+)
+NO_PAD = "logits.index_fill(-1, torch.tensor(pad_id), -math.inf).log"
+FROM_LEFT = "torch.arange(labels.size(1)) < (labels != pad_id).sum(1, True)"
+BY_TORCH = (
+    """
+    def loss_without_pads(logits, labels, pad_id):
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=pad_id)
+    """,
+)
+
 LOSS = Exercise(
     id="04.2",
+    forbidden=("cross_entropy", "nll_loss", "nll_loss_nd", "cross_entropy_loss"),
     title="A loss that does not see the pads",
     kind="write",
     difficulty=2,
     minutes=15,
     task="""
-        Cross-entropy over a padded batch, without `F.cross_entropy`: the mean surprise (natural
-        logarithm) of the labels that are no pads. Each **token** counts the same, whatever row it
-        stands in. `log_softmax` and `gather` are allowed.
+        Cross-entropy over a padded batch, without `F.cross_entropy` and `F.nll_loss`: the mean
+        surprise (natural logarithm) of the labels that are no pads. Each **token** counts the same,
+        whatever row it stands in and wherever the pads stand. Logits may have any size; the
+        gradient must reach them. `log_softmax` and `gather` are allowed. Four digits must be right.
         """,
     stub='''
         def loss_without_pads(logits, labels, pad_id):
-            """logits (batch, length, vocab_size), labels (batch, length) -> a 0-d tensor."""
+            """logits (batch, length, vocab_size), labels (batch, length) -> a 0-d tensor.
+
+            pad_id is one of the vocabulary's ids. At least one label is a token.
+            """
             return ...
         ''',
     hints=(
@@ -134,8 +179,34 @@ LOSS = Exercise(
         ),
         Step(
             "another id for padding",
-            {"logits": LOGITS, "labels": tensor([[0, 2, 1], [2, 3, 3]]), "pad_id": 3},
+            {"logits": LOGITS, "labels": tensor([[0, 3, 1], [3, 2, 2]]), "pad_id": 2},
             loss_by_torch,
+        ),
+        Step("pads before and between the tokens, and a row of pads", ODD, loss_by_torch),
+        Step(
+            "all logits 1000, or all -1000: ln 4",
+            {
+                "logits": tensor([[[1000.0] * 4, [-1000.0] * 4]]),
+                "labels": tensor([[1, 2]]),
+                "pad_id": 0,
+            },
+            tensor(4.0).log(),
+        ),
+        Step(
+            "logits of 1000 and -1000: surprise 1000, 2000 and 0",
+            {
+                "logits": 1000.0 * tensor([[[1, 0, -1], [-1, 1, 0], [-1, 1, 0]]]),
+                "labels": tensor([[1, 0, 1]]),
+                "pad_id": 2,
+            },
+            tensor(1000.0),
+        ),
+        Step("float64, turned in memory", TURNED, loss_by_torch),
+        Step(
+            "the gradient at the logits",
+            ODD,
+            lambda *given: slopes(loss_by_torch, *given),
+            slopes,
         ),
     ),
     wrong=(
@@ -159,31 +230,57 @@ LOSS = Exercise(
         Wrong("the sign is missing: surprise is minus the logarithm", "-log_p", "log_p"),
         Wrong("the logarithm is missing", "log_softmax", "softmax"),
         Wrong("pad_id is an argument: it need not be 0", "!= pad_id", "!= 0"),
+        Wrong("divided by the rows, not by the tokens", ".mean()", ".sum() / len(labels)"),
+        Wrong("the pad's logit belongs to the softmax", "logits.log", NO_PAD),
+        Wrong(
+            "the largest logits are no labels",
+            "gather(-1, labels[..., None])",
+            "amax(-1, keepdim=True)",
+        ),
+        Wrong("a pad may stand before a token", "labels != pad_id", FROM_LEFT),
+        Wrong(
+            "a floor under the probability hides a large surprise",
+            LOG,
+            "(logits.softmax(-1) + 1e-9).log()",
+        ),
+        Wrong("the logarithm of a 0 is infinite", LOG, "logits.softmax(-1).log()"),
+        Wrong("e^1000 is infinite: log_softmax takes care of that", LOG, POWERS),
+        Wrong("e^-1000 is 0: take off the largest logit, not the largest size", LOG, BY_SIZE),
+        Wrong("the numbers became float32: keep the dtype", LOG, "logits.float().log_softmax(-1)"),
+        Wrong("no gradient reaches the logits", "].mean()", "].mean().detach()"),
+        Wrong("F.cross_entropy is what this task asks you to write", *BY_TORCH),
     ),
 )
 
 
-def follow(table):
-    """A model whose next token depends on the last one alone: id -> the likeliest next id."""
+def follow(script):
+    """A model that says a script word by word, if it is given bos and all that it said so far.
+
+    Of anything else it does not know how to go on, and says 9, 10 or 11.
+    """
 
     def next_logits(token_ids):
-        return F.one_hot(tensor(table[token_ids[-1]]), len(table)).float()
+        said = [int(token) for token in token_ids]
+        knows = said == [1, *script[: len(said) - 1]] and len(said) <= len(script)
+        token = script[len(said) - 1] if knows else 9 + min(len(said), 2)
+        return 5 * F.one_hot(tensor(token), 12) - 7.0
 
     return next_logits
 
 
-def greedy_by_hand(table, max_len):
-    """Follow the table from bos (1) up to eos (2)."""
-    written, token = [], 1
-    while len(written) < max_len and table[token] != 2:
-        token = table[token]
-        written.append(token)
-    return written
+def greedy_by_hand(script, max_len):
+    """The script up to eos (2), and not more than max_len of it."""
+    return script[: min(max_len, script.index(2))]
 
 
-def write_with(answer, table, max_len):
-    """Let an answer write with the model of a table."""
-    return answer(follow(table), max_len)
+def write_with(answer, script, max_len):
+    """Let an answer write with the model of a script."""
+    return answer(follow(script), max_len)
+
+
+def writes(asks, script, max_len):
+    """A step that lets an answer write."""
+    return Step(asks, {"script": script, "max_len": max_len}, greedy_by_hand, write_with)
 
 
 GREEDY = Exercise(
@@ -196,7 +293,8 @@ GREEDY = Exercise(
         Greedy decoding with a model that takes the ids so far and gives logits for the next.
         **Symptom:** the loss in training is fine, and the model writes `5 5 5 5 5 5`. **Tool:**
         print what goes **into** the model at each step. Mend it, so that it also stops at eos (2),
-        which is not part of what is returned.
+        which is not part of what is returned. The model of the check says a script, word by word,
+        and 9, 10 or 11 if it is not given bos (1) and all that it said so far.
         """,
     stub='''
         def write_greedily_alone(next_logits, max_len):
@@ -231,33 +329,18 @@ GREEDY = Exercise(
         and not at its loss alone.
         """,
     steps=(
-        Step(
-            "one token, then eos",
-            {"table": [0, 4, 0, 0, 2], "max_len": 5},
-            greedy_by_hand,
-            write_with,
-        ),
-        Step(
-            "4 3 5, then eos",
-            {"table": [0, 4, 0, 5, 3, 2], "max_len": 6},
-            greedy_by_hand,
-            write_with,
-        ),
-        Step(
-            "never eos: max_len tokens",
-            {"table": [0, 3, 0, 4, 3], "max_len": 3},
-            greedy_by_hand,
-            write_with,
-        ),
-        Step(
-            "eos at once: nothing", {"table": [0, 2, 0], "max_len": 4}, greedy_by_hand, write_with
-        ),
+        writes("one token, then eos", [4, 2], 5),
+        writes("4 3 4, then eos", [4, 3, 4, 2], 6),
+        writes("just max_len tokens, then no more", [3, 4, 3, 4, 5, 2], 3),
+        writes("eos at once: nothing", [2], 4),
+        writes("the same token twice, and 0, which is a token like others", [6, 6, 0, 5, 2], 8),
+        writes("as many tokens as max_len allows, and eos after them", [7, 8, 2], 2),
+        writes("max_len 0: nothing", [3, 2], 0),
+        writes("long: 40 tokens", [3, 4, 5, 6] * 10 + [2], 50),
     ),
     wrong=(
         Wrong(
-            "it stops at eos, but feeds nothing back",
-            "        token_ids.append(token)\n    return token_ids[1:]",
-            "        written.append(token)\n    return written",
+            "it stops at eos, but feeds nothing back", "next_logits(token_ids)", "next_logits([1])"
         ),
         Wrong(
             "eos must not be part of what is returned",
@@ -277,5 +360,21 @@ GREEDY = Exercise(
         ),
         Wrong("one token fewer than max_len allows", "range(max_len)", "range(max_len - 1)"),
         Wrong("the least likely token was taken", "argmax", "argmin"),
+        Wrong("the last token alone goes in; all so far must", "(token_ids)", "(token_ids[-1:])"),
+        Wrong("bos comes first, the newest token last", "(token_ids)", "(token_ids[::-1])"),
+        Wrong("bos must go in, first of all", "(token_ids)", "(token_ids[1:])"),
+        Wrong(
+            "bos and the last token are not all so far",
+            "(token_ids)",
+            "(token_ids[:1] + token_ids[1:][-1:])",
+        ),
+        Wrong("0 is a token like others; eos alone ends", "token == 2", "token in (0, 2)"),
+        Wrong("a token may come twice in a row", "token == 2", "token in (2, token_ids[-1])"),
+        Wrong("one token more than max_len allows", "range(max_len)", "range(max_len + 1)"),
+        Wrong(
+            "the limit is max_len, not a number of its own",
+            "range(max_len)",
+            "range(min(max_len, 20))",
+        ),
     ),
 )

@@ -32,7 +32,7 @@ BLEND = Exercise(
     task="""
         A query scores ln 3 with the first key and 0 with the second; the values are 8 and 0.
         Predict the soft weights, the soft output and the hard output. And how many keys does
-        position 0 of 9 see through `window_mask(9, 2)`?
+        position 0 of 9 see through `window_mask(9, 2)`? All numbers are exact; a fraction will do.
         """,
     stub="""
         blend = {
@@ -43,7 +43,7 @@ BLEND = Exercise(
         }
         """,
     hints=(
-        "e to the ln 3 is 3, and e to the 0 is 1. What stands to the left of position 0?",
+        "The softmax shares out powers of e: of each score. What stands left of position 0?",
         "Weights: powers over their total. Soft: the weighted mean. Hard: the value of the best.",
         "3 / (3 + 1); 3/4 of 8; all of 8; positions 0, 1 and 2",
     ),
@@ -62,30 +62,53 @@ BLEND = Exercise(
         """,
     steps=parts(blend_by_torch),
     wrong=(
-        Wrong("a score of 0 is not a weight of 0: e to the 0 is 1", "[0.75, 0.25]", "[1.0, 0.0]"),
-        Wrong(
-            "two keys share evenly only if their scores are equal",
-            "[0.75, 0.25]",
-            "[0.5, 0.5]",
-        ),
+        Wrong("a score of 0 is not a weight of 0: take its power", "[0.75, 0.25]", "[1.0, 0.0]"),
+        Wrong("the first key has the larger score", "[0.75, 0.25]", "[0.25, 0.75]"),
+        Wrong("powers are no shares yet: divide by their total", "[0.75, 0.25]", "[3.0, 1.0]"),
+        Wrong("the power of ln 3 is that of e", "[0.75, 0.25]", "[0.6816, 0.3184]"),
+        Wrong("two keys share evenly only if their scores are equal", "[0.75, 0.25]", "[0.5, 0.5]"),
         Wrong("that is the plain mean of the values", "6.0", "4.0"),
+        Wrong("the weights were given to the other values", "6.0", "2.0"),
+        Wrong("a mean is divided by the total of the weights", "6.0", "24.0"),
         Wrong("hard attention hands over a value, not a blend", "8.0", "6.0"),
         Wrong("hard attention hands over the value, not its place", "8.0", "0.0"),
         Wrong("nothing stands to the left of position 0", 'window 2": 3', 'window 2": 5'),
+        Wrong("it sees itself, too", 'window 2": 3', 'window 2": 2'),
+        Wrong("the window ends; 9 is the length", 'window 2": 3', 'window 2": 9'),
+        Wrong("a window of 2 reaches two positions to each side", 'window 2": 3', 'window 2": 1'),
     ),
 )
 
 
 def bilinear(query, key, w):
     """PyTorch's layer for this score, pair by pair."""
+    if query.dim() > 2:
+        return torch.stack([bilinear(q, k, w) for q, k in zip(query, key, strict=True)])
     pairs = [[F.bilinear(q[None], k[None], w[None])[0, 0] for k in key] for q in query]
     return torch.stack([torch.stack(row) for row in pairs])
 
 
-def batch_of_bilinear(query, key, w):
-    """The same for a batch."""
-    return torch.stack([bilinear(q, k, w) for q, k in zip(query, key, strict=True)])
+def slopes(answer, *given):
+    """The gradients at all inputs that are numbers, if a result's numbers count 1, 2, 3, ..."""
+    given = [v.clone().requires_grad_() if v.is_floating_point() else v for v in given]
+    leaves = [value for value in given if value.requires_grad]
+    result = answer(*given)
+    factors = torch.arange(1.0, result.numel() + 1).reshape(result.shape)
+    total = (result * factors).sum() + sum(0 * leaf.sum() for leaf in leaves)
+    return list(torch.autograd.grad(total, leaves))
 
+
+def numbers(*shape):
+    """Small whole numbers, -3 to 3, in an order without symmetry."""
+    return (torch.arange(1.0, math.prod(shape) + 1) ** 2 * 3 % 7 - 3).reshape(shape)
+
+
+HEADS = {"query": numbers(2, 3, 4, 2) / 4, "key": numbers(2, 3, 5, 3), "w": numbers(2, 3)}
+
+
+SCORE = "query @ w @ key.transpose(-2, -1)"
+ONE_DIM = 'torch.einsum("bqi,ij,bkj->bqk", query, w, key) if query.dim() > 2 else query @ w @ key.T'
+OTHER_DTYPE = "query @ w @ torch.eye(w.size(1)) @"
 
 GENERAL = Exercise(
     id="05.2",
@@ -96,7 +119,8 @@ GENERAL = Exercise(
     task="""
         Between dot and additive stands a third score (Luong et al. 2015, section 3.1, "general"):
         $\\operatorname{score}(q, k) = q\\, W k$, with a learned matrix $W$. Query and key may have
-        different widths. Score every query with every key, for any leading dimensions.
+        different widths. Score every query with every key, for any leading dimensions and any
+        dtype; the gradient must reach all three. Four digits must be right.
         """,
     stub='''
         def general_score(query, key, w):
@@ -120,9 +144,9 @@ GENERAL = Exercise(
         """,
     steps=(
         Step(
-            "W is the identity: the dot score",
-            tensors(query=[[1, 2]], key=[[3, 1]], w=[[1, 0], [0, 1]]),
-            tensor([[5.0]]),
+            "W doubles: twice the dot score",
+            tensors(query=[[1, 2]], key=[[3, 1]], w=[[2, 0], [0, 2]]),
+            tensor([[10.0]]),
         ),
         Step(
             "W swaps: the first of q meets the second of k",
@@ -142,19 +166,30 @@ GENERAL = Exercise(
             "a batch of two",
             tensors(
                 query=[[[1, 2]], [[3, 0]]],
-                key=[[[1, 1], [0, 2]], [[2, 0], [1, 1]]],
-                w=[[1, 2], [0, 1]],
+                key=[[[1, 1, 0], [0, 2, 1]], [[2, 0, -1], [1, 1, 1]]],
+                w=[[1, 2, 0], [0, 1, 3]],
             ),
-            batch_of_bilinear,
+            bilinear,
+        ),
+        Step("a batch of two with three heads each", HEADS, bilinear),
+        Step(
+            "float64, turned in memory",
+            {k: v.double().mT.contiguous().mT for k, v in HEADS.items()},
+            bilinear,
+        ),
+        Step(
+            "the gradient at every input",
+            HEADS,
+            lambda *given: slopes(bilinear, *given),
+            slopes,
+            tolerance=1e-3,
         ),
     ),
     wrong=(
         Wrong("W is left out: that is the dot score", "query @ w @ key", "query @ key"),
         Wrong("W is turned: its rows belong to the query", "@ w @", "@ w.T @"),
         Wrong(
-            "rows are queries: the scores are turned",
-            "query @ w @ key.transpose(-2, -1)",
-            "key @ w.T @ query.transpose(-2, -1)",
+            "rows are queries: the scores are turned", SCORE, "key @ w.T @ query.transpose(-2, -1)"
         ),
         Wrong(
             "a batch in front moves the last two dimensions",
@@ -163,14 +198,40 @@ GENERAL = Exercise(
         ),
         Wrong(
             "shares came back; scores come before the softmax",
-            "query @ w @ key.transpose(-2, -1)",
+            SCORE,
             "(query @ w @ key.transpose(-2, -1)).softmax(dim=-1)",
         ),
         Wrong(
             "entry by entry: only a query and the key at its own place met",
-            "query @ w @ key.transpose(-2, -1)",
+            SCORE,
             "((query @ w) * key).sum(dim=-1, keepdim=True)",
         ),
+        Wrong(
+            "this score is not divided by the root of the width",
+            "query @ w",
+            "query / query.size(-1) ** 0.5 @ w",
+        ),
+        Wrong(
+            "cosines came out: the length of a query counts",
+            "query @ w",
+            "F.normalize(query, dim=-1) @ w",
+        ),
+        Wrong(
+            "each query met the keys of every batch row",
+            "key.transpose(-2, -1)",
+            "key.flatten(0, -2).T",
+        ),
+        Wrong(
+            "one batch dimension only: ... stands for any number",
+            SCORE,
+            ONE_DIM,
+        ),
+        Wrong("scores below 0 were cut off", SCORE, "(query @ w @ key.transpose(-2, -1)).relu()"),
+        Wrong("a tensor made on the way has another dtype", "query @ w @", OTHER_DTYPE),
+        Wrong("W gets no gradient", "@ w @", "@ w.detach() @"),
+        Wrong("the key gets no gradient", "key.t", "key.detach().t"),
+        Wrong("the query gets no gradient", "query @", "query.detach() @"),
+        Wrong("no gradient at all", SCORE, f"({SCORE}).detach()"),
     ),
 )
 
@@ -192,7 +253,23 @@ def seen(*rows):
     return tensor(rows).bool()[:, None]
 
 
-MEMORY = tensors(query=[[[1, 0], [0, 2]]], memory=[[[1, 0], [0, 1], [2, 2]]])
+MEMORY = tensors(query=[[[1, 0], [0, 2], [1, -1]]], memory=[[[1, 0], [0, 1], [2, 2]]])
+SEEN = {
+    "query": numbers(2, 3, 2) / 2,
+    "memory": numbers(2, 4, 2),
+    "mask": seen([0, 1, 0, 1], [1, 1, 1, 0]),
+}
+ROWS = SEEN | {"mask": seen([0, 1, 0, 1], [0, 0, 0, 0])}
+TURNED = {name: v.transpose(0, 1).contiguous().transpose(0, 1) for name, v in SEEN.items()}
+TURNED |= {name: TURNED[name].double() for name in ("query", "memory")}
+
+POWERS = ".exp()\n    weights = weights / weights.sum(-1, keepdim=True)"
+SOFTMAX = "scores.masked_fill(~mask, -math.inf).softmax(dim=-1)"
+AGAIN = "scores.softmax(-1) * mask\n    weights = weights / weights.sum(-1, True).clamp(min=1e-9)"
+CUT = (
+    "~mask, -math.inf",
+    "torch.arange(mask.size(-1)) >= mask.sum(-1, keepdim=True), -math.inf",
+)
 
 PADS = Exercise(
     id="05.3",
@@ -204,7 +281,8 @@ PADS = Exercise(
         The mask is used, and the weights of pads are even rather small. **Symptom:** the same
         sentence gets another output in another batch, beside a longer one. **Tool:** pad the memory
         further and compare; then print the weights and look at the columns of the pads. A query
-        that may see nothing must get zeros.
+        that may see nothing must get zeros. Scores may have any size, a pad may stand anywhere, and
+        the gradient must reach query and memory.
         """,
     stub='''
         def attend_to_tokens(query, memory, mask):
@@ -234,15 +312,37 @@ PADS = Exercise(
         see nothing, which would be 0/0.
         """,
     steps=(
-        Step("no pads", {**MEMORY, "mask": seen([1, 1, 1])}, attend_by_torch),
-        Step("one pad", {**MEMORY, "mask": seen([1, 1, 0])}, attend_by_torch),
+        Step("no pads", MEMORY | {"mask": seen([1, 1, 1])}, attend_by_torch),
+        Step("one pad", MEMORY | {"mask": seen([1, 1, 0])}, attend_by_torch),
         Step(
             "two more pads change nothing",
-            {**MEMORY, "mask": seen([1, 1, 0])},
+            MEMORY | {"mask": seen([1, 1, 0])},
             attend_by_torch,
             with_more_pads,
         ),
-        Step("nothing to see: zeros", {**MEMORY, "mask": seen([0, 0, 0])}, torch.zeros(1, 2, 2)),
+        Step("nothing to see: zeros", MEMORY | {"mask": seen([0, 0, 0])}, torch.zeros(1, 3, 2)),
+        Step(
+            "two rows: pads before and between, another with nothing to see", ROWS, attend_by_torch
+        ),
+        Step(
+            "scores 1000, and 2000 of a pad: the first token alone",
+            tensors(query=[[[10, 0]]], memory=[[[100, 2], [200, 7], [0, 4]]])
+            | {"mask": seen([1, 0, 1])},
+            tensor([[[100.0, 2.0]]]),
+        ),
+        Step(
+            "scores of tokens are -200 million, the pad's is 0: the mean of the tokens",
+            tensors(query=[[[-2e6, 0]]], memory=[[[100, 2], [0, 7], [100, 4]]])
+            | {"mask": seen([1, 0, 1])},
+            tensor([[[100.0, 3.0]]]),
+        ),
+        Step("float64, turned in memory", TURNED, attend_by_torch),
+        Step(
+            "the gradient at query and memory",
+            SEEN,
+            lambda *given: slopes(attend_by_torch, *given),
+            slopes,
+        ),
     ),
     wrong=(
         Wrong(
@@ -251,6 +351,28 @@ PADS = Exercise(
             ".softmax",
         ),
         Wrong("-1 is a score like others: it must be minus infinity", "-math.inf", "-1.0"),
+        Wrong("no number is low enough: it must be minus infinity", "-math.inf", "-20.0"),
+        Wrong("no number is low enough: it must be minus infinity", "-math.inf", "-1e4"),
+        Wrong(
+            "a score may lie below -100",
+            "scores.masked_fill(~mask, -math.inf)",
+            "scores.masked_fill(~mask, -math.inf).clamp(min=-100)",
+        ),
+        Wrong("masked afterwards: if a pad took all, nothing is left", SOFTMAX, AGAIN),
+        Wrong("e^1000 is infinite: the softmax takes care of that", ".softmax(dim=-1)", POWERS),
+        Wrong("the scores are not scaled here", "query @", "query / query.size(-1) ** 0.5 @"),
+        Wrong("cut to the number of tokens: a pad may stand before a token", *CUT),
+        Wrong(
+            "the numbers became float32: keep the dtype",
+            "(dim=-1)",
+            "(dim=-1, dtype=torch.float32)",
+        ),
+        Wrong("no gradient reaches the query", "query @", "query.detach() @"),
+        Wrong(
+            "no gradient reaches query and memory",
+            "0.0) @ memory",
+            "0.0).detach() @ memory.detach()",
+        ),
         Wrong(
             "turned round: the pads are seen and the tokens are not",
             """

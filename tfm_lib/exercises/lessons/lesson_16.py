@@ -1,5 +1,7 @@
 """Exercises of lesson 16: German to English."""
 
+from dataclasses import replace
+
 from sacrebleu.metrics import BLEU
 
 from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts
@@ -21,8 +23,13 @@ def parts_by_sacrebleu():
         "pairs right": round(long.precisions[1] * 6 / 100),
         "brevity penalty of 7 words": long.bp,
         "single words right, of 3": round(short.precisions[0] * 3 / 100),
-        "brevity penalty of 3 words": round(short.bp, 3),
+        "brevity penalty of 3 words": short.bp,
     }
+
+
+def rounded(step):
+    """A penalty may be rounded to two digits; a count is exact."""
+    return replace(step, tolerance=0.005) if "penalty" in step.asks else step
 
 
 BY_HAND = Exercise(
@@ -35,9 +42,9 @@ BY_HAND = Exercise(
         The reference is `a dog runs through the snow`. One system writes
         `a dog runs in the the snow` (7 words), another `a dog runs` (3 words). How many single
         words of the first are right, when each word of the reference counts once? How many
-        neighbouring pairs? Then the second. The brevity penalty is 1 if the translation is at least
-        as long as
-        the reference, else exp(1 - reference length / length); three digits are enough.
+        neighbouring pairs? Give counts, not shares. Then the second. The brevity penalty is 1 if
+        the translation is at least as long as the reference, else
+        exp(1 - reference length / length); two digits are enough.
         """,
     stub="""
         bleu_parts = {
@@ -50,8 +57,8 @@ BY_HAND = Exercise(
         """,
     hints=(
         "`the` stands twice in the translation and once in the reference.",
-        "Pairs of the first: a dog, dog runs, runs in, in the, the the, the snow.",
-        "exp(1 - 6 / 3) = exp(-1)",
+        "Write both texts one above the other, then their pairs. Strike out what matches, once.",
+        "The pairs a dog, dog runs and the snow match; exp(1 - 6 / 3) = exp(-1)",
     ),
     solution="""
         bleu_parts = {
@@ -67,14 +74,18 @@ BY_HAND = Exercise(
         saying only what it is sure of: three words of three are right, and the score is cut to a
         third. BLEU multiplies the penalty with the geometric mean of four such precisions.
         """,
-    steps=parts(parts_by_sacrebleu),
+    steps=tuple(map(rounded, parts(parts_by_sacrebleu))),
     wrong=(
         Wrong("the second `the` counts no more: clipped", 'right": 5', 'right": 6'),
         Wrong("a, dog, runs, the, snow", 'right": 5', 'right": 4'),
         Wrong("`the the` is no pair of the reference", '"pairs right": 3', '"pairs right": 4'),
         Wrong("`the snow` is a pair of both", '"pairs right": 3', '"pairs right": 2'),
+        Wrong("the count, not the share of the 7 words", 'right": 5', 'right": 0.714'),
         Wrong("longer than the reference: no penalty", 'words": 1.0', 'words": 0.857'),
+        Wrong("longer than the reference: 1, not more", 'words": 1.0', 'words": 1.154'),
         Wrong("all three stand in the reference", 'of 3": 3', 'of 3": 2'),
+        Wrong("the count, not the share of the 3 words", 'of 3": 3', 'of 3": 1'),
+        Wrong("1 - 6 / 3 is -1, not -2", "0.368", "0.135"),
         Wrong("exp(-1), not the ratio of the lengths", "0.368", "0.5"),
         Wrong("reference length / length, not the other way round", "0.368", "0.607"),
     ),
@@ -125,12 +136,27 @@ CUT = Exercise(
             [[3, 3, 3], [3]],
         ),
         Step("padded, 2, 2 and 5 cost 15", {"lengths": [2, 2, 5], "budget": 10}, [[2, 2], [5]]),
-        Step("the longest came first", {"lengths": [5, 2, 2, 1], "budget": 10}, [[5, 2], [2, 1]]),
+        Step(
+            "the longest came first",
+            {"lengths": [5, 2, 2, 1, 2], "budget": 10},
+            [[5, 2], [2, 1, 2]],
+        ),
+        Step(
+            "the longest stands in the middle, then five short ones",
+            {"lengths": [2, 4, 1, 1, 1, 2, 1, 2], "budget": 10},
+            [[2, 4], [1, 1, 1, 2, 1], [2]],
+        ),
         Step(
             "one over the budget stays, alone",
             {"lengths": [2, 12, 3], "budget": 10},
             [[2], [12], [3]],
         ),
+        Step(
+            "two over the budget come first",
+            {"lengths": [9, 12, 3, 3, 3], "budget": 8},
+            [[9], [12], [3, 3], [3]],
+        ),
+        Step("no sentences, no batches", {"lengths": [], "budget": 8}, []),
     ),
     wrong=(
         Wrong("the budget may be reached: <=", "<= budget", "< budget"),
@@ -140,7 +166,62 @@ CUT = Exercise(
             "sum(last) + length",
         ),
         Wrong("the newest length is not always the longest", "max(*last, length)", "length"),
+        Wrong("the first and the newest are not all", "max(*last, length)", "max(last[0], length)"),
         Wrong("the new sentence costs too", "(len(last) + 1)", "len(last)"),
+        Wrong(
+            "sorted: nothing may change places", "length in lengths", "length in sorted(lengths)"
+        ),
+        Wrong(
+            "a budget of 10, whatever is given",
+            "last = batches[-1]",
+            "budget = 10\n        last = batches[-1]",
+        ),
+        Wrong(
+            "put into an earlier batch with room: nothing may change places",
+            """
+            def cut_by_tokens(lengths, budget):
+                batches = []
+                for length in lengths:
+                    for batch in batches:
+                        if max(*batch, length) * (len(batch) + 1) <= budget:
+                            batch.append(length)
+                            break
+                    else:
+                        batches.append([length])
+                return batches
+            """,
+        ),
+        Wrong(
+            "the longest sentence of the batch before still counts",
+            """
+            def cut_by_tokens(lengths, budget):
+                batches, longest = [], 0
+                for length in lengths:
+                    longest = max(longest, length)
+                    if batches and longest * (len(batches[-1]) + 1) <= budget:
+                        batches[-1].append(length)
+                    else:
+                        batches.append([length])
+                return batches
+            """,
+        ),
+        Wrong(
+            "an empty batch stands before a sentence over the budget",
+            """
+            def cut_by_tokens(lengths, budget):
+                batches = [[]] if lengths else []
+                for length in lengths:
+                    if max([*batches[-1], length]) * (len(batches[-1]) + 1) > budget:
+                        batches.append([])
+                    batches[-1].append(length)
+                return batches
+            """,
+        ),
+        Wrong(
+            "no sentences give no batch, not an empty one",
+            "return batches",
+            "return batches or [[]]",
+        ),
         Wrong(
             "the last batch is lost",
             """
@@ -253,57 +334,63 @@ RESTORE = Exercise(
         ),
         Step(
             "texts of like length share a batch",
-            {"texts": ["dddd", "a", "ccc", "bb"], "translate": count_longest, "batch_size": 2},
-            ["dddd 4", "a 2", "ccc 4", "bb 2"],
+            {"texts": ["aaaa", "dd", "b", "ccc"], "translate": count_longest, "batch_size": 2},
+            ["aaaa 4", "dd 2", "b 2", "ccc 4"],
         ),
+        Step(
+            "six texts in batches of three",
+            {
+                "texts": ["ffffff", "a", "dddd", "bb", "eeeee", "ccc"],
+                "translate": count_longest,
+                "batch_size": 3,
+            },
+            ["ffffff 6", "a 3", "dddd 6", "bb 3", "eeeee 6", "ccc 3"],
+        ),
+        Step(
+            "the same text three times",
+            {"texts": ["bb", "a", "bb", "bb"], "translate": shout, "batch_size": 3},
+            one_by_one,
+        ),
+        Step("no text", {"texts": [], "translate": shout, "batch_size": 3}, []),
     ),
     wrong=(
-        Wrong(
-            "left in the sorted order",
-            """
-            def translate_all(texts, translate, batch_size):
-                texts = sorted(texts, key=len)
-                starts = range(0, len(texts), batch_size)
-                return [t for s in starts for t in translate(texts[s : s + batch_size])]
-            """,
-        ),
+        Wrong("left in the sorted order", "found[place] = text", "found = written"),
         Wrong(
             "the permutation once more instead of its inverse",
-            """
-            def translate_all(texts, translate, batch_size):
-                order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-                written = []
-                for start in range(0, len(order), batch_size):
-                    written += translate([texts[i] for i in order[start : start + batch_size]])
-                return [written[place] for place in order]
-            """,
+            "return found",
+            "return [written[place] for place in order]",
+        ),
+        Wrong("not sorted any more: a lot is padded", "len(texts[i]))", "0)"),
+        Wrong(
+            "sorted by the alphabet, not by length",
+            "key=lambda i: len(texts[i])",
+            "key=texts.__getitem__",
         ),
         Wrong(
-            "not sorted any more: a short text is padded to a long one",
-            "sorted(range(len(texts)), key=lambda i: len(texts[i]))",
-            "list(range(len(texts)))",
+            "batch_size is given: not always 2",
+            "range(0, len(order), batch_size)",
+            "range(0, len(order), batch_size := 2)",
         ),
+        Wrong(
+            "one text at a time: up to batch_size belong together",
+            "range(0, len(order), batch_size)",
+            "range(0, len(order), batch_size := 1)",
+        ),
+        Wrong(
+            "of equal texts only the first is found: look for places, not for texts",
+            "zip(order, written, strict=True):\n        found[place]",
+            "zip(order, written, strict=True):\n        found[texts.index(texts[place])]",
+        ),
+        Wrong("no text gives no translation", "return found", 'return found or [""]'),
         Wrong(
             "all texts in one batch: batch_size is not kept",
-            """
-            def translate_all(texts, translate, batch_size):
-                order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-                written = dict(zip(order, translate([texts[i] for i in order]), strict=True))
-                return [written[i] for i in range(len(texts))]
-            """,
+            "range(0, len(order), batch_size)",
+            "range(0, len(order), batch_size := len(order) or 1)",
         ),
         Wrong(
             "the last batch, not full, is lost",
-            """
-            def translate_all(texts, translate, batch_size):
-                order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-                found = [""] * len(texts)
-                for start in range(0, len(order) - batch_size + 1, batch_size):
-                    chosen = order[start : start + batch_size]
-                    for i, text in zip(chosen, translate([texts[i] for i in chosen]), strict=True):
-                        found[i] = text
-                return found
-            """,
+            "len(order), batch_size):",
+            "len(order) - batch_size + 1, batch_size):",
         ),
     ),
 )

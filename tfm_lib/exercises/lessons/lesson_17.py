@@ -1,5 +1,7 @@
 """Exercises of lesson 17: GPT."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn, tensor
 from torch.nn import functional as F
@@ -16,10 +18,15 @@ def predictions_by_torch():
         "labels of a window of 8 ids": torch.arange(8)[1:].numel(),
         "position of the new token after 5 in the cache": torch.arange(6)[5:].item(),
         "perplexity of a model that knows nothing of 50 tokens": round(even.exp().item()),
-        "share of the first token, logits 2 and 0, temperature 2": round(
-            (tensor([2.0, 0.0]) / 2).softmax(0)[0].item(), 2
-        ),
+        "share of the first token, logits 2 and 0, temperature 2": (tensor([2.0, 0.0]) / 2)
+        .softmax(0)[0]
+        .item(),
     }
+
+
+def rounded(step):
+    """A share may be rounded to two digits; all else is a whole number."""
+    return replace(step, tolerance=0.005) if step.asks.startswith("share") else step
 
 
 READ = Exercise(
@@ -30,7 +37,8 @@ READ = Exercise(
     minutes=6,
     task="""
         A language model reads ids and says at each place which comes next. Predict, without running
-        anything. Positions count from 0. The share needs two digits.
+        anything. Positions count from 0. All are whole numbers, but for the share, which needs two
+        digits.
         """,
     stub="""
         ahead = {
@@ -43,8 +51,9 @@ READ = Exercise(
         """,
     hints=(
         "What must be said after the first token was read? What after the last?",
-        "perplexity = exp(mean loss); the loss of an even guess is log 50",
-        "softmax of 2 / 2 and 0 / 2: e / (e + 1)",
+        "perplexity = exp(mean loss), and the loss of an even guess among V tokens is log V; the "
+        "temperature divides the logits before the softmax",
+        "exp(log 50); softmax of 2 / 2 and 0 / 2: e / (e + 1)",
     ),
     solution="""
         ahead = {
@@ -60,14 +69,18 @@ READ = Exercise(
         positions 0 to 4, so the next one has position 5. Perplexity says among how many equally
         likely tokens a model seems to choose.
         """,
-    steps=parts(predictions_by_torch),
+    steps=tuple(map(rounded, parts(predictions_by_torch))),
     wrong=(
         Wrong("the label is the next token, not the one that is read", '4": 3', '4": 7'),
+        Wrong("that is the label of the second token", '4": 3', '4": 9'),
         Wrong("the last id has no next one in the window", 'ids": 7', 'ids": 8'),
         Wrong("positions count from 0", 'cache": 5', 'cache": 6'),
         Wrong("the new token does not start again at 0", 'cache": 5', 'cache": 0'),
         Wrong("that is the loss; perplexity is exp of it", 'tokens": 50', 'tokens": 3.91'),
+        Wrong("that is the probability of each token", 'tokens": 50', 'tokens": 0.02'),
         Wrong("the temperature divides the logits first", "0.73", "0.88"),
+        Wrong("that is the other token's share", "0.73", "0.27"),
+        Wrong("a temperature of 2, not of 4", "0.73", "0.62"),
         Wrong("the temperature divides, it does not multiply", "0.73", "0.98"),
     ),
 )
@@ -89,6 +102,37 @@ def some_logits(batch, length, vocab):
     return (count * 7 % 5 - count % 3).reshape(batch, length, vocab)
 
 
+def gradient_of(answer, logits, token_ids, prompt_len):
+    """What training would send back into the logits; zeros if the loss hangs on nothing."""
+    logits = logits.clone().requires_grad_()
+    loss = answer(logits, token_ids, prompt_len)
+    if not loss.requires_grad:
+        return torch.zeros_like(logits)
+    return torch.autograd.grad(loss, logits)[0]
+
+
+def gradient_by_loop(*given):
+    return gradient_of(answer_loss_by_loop, *given)
+
+
+TWO_ROWS = {
+    "logits": some_logits(2, 5, 4),
+    "token_ids": tensor([[1, 0, 2, 3, 1], [3, 3, 0, 1, 2]]),
+    "prompt_len": 2,
+}
+SMALL = {
+    "logits": tensor([[[1.0, 2, 0], [-2000, 0, 2], [3, 1, 2]]]),
+    "token_ids": tensor([[2, 1, 0]]),
+    "prompt_len": 1,
+}
+LARGE = {**SMALL, "logits": tensor([[[1.0, 2, 0], [2000, 1998, -2000], [3, 1, 2]]])}
+APART = {  # float64, not contiguous
+    "logits": some_logits(4, 3, 5).double().transpose(0, 1),
+    "token_ids": tensor([[1, 0, 2, 3], [3, 4, 0, 1], [2, 2, 4, 0]]),
+    "prompt_len": 1,
+}
+
+
 ANSWER = Exercise(
     id="17.2",
     title="A loss for the answer alone",
@@ -98,8 +142,8 @@ ANSWER = Exercise(
     task="""
         Each row holds a prompt of `prompt_len` tokens, then an answer. The model reads all of it,
         and `logits[:, i]` says what it expects **after** token i. Return the mean cross-entropy of
-        the answer's tokens. The prompt's tokens are read, not scored; the first token of the answer
-        is scored.
+        the answer's tokens, so that it can be trained. The prompt's tokens are read, not scored;
+        the first token of the answer is scored.
         """,
     stub='''
         def answer_loss(logits, token_ids, prompt_len):
@@ -134,13 +178,13 @@ ANSWER = Exercise(
         ),
         Step(
             "prompt of two, answer of three, two rows",
-            {
-                "logits": some_logits(2, 5, 4),
-                "token_ids": tensor([[1, 0, 2, 3, 1], [3, 3, 0, 1, 2]]),
-                "prompt_len": 2,
-            },
+            TWO_ROWS,
             answer_loss_by_loop,
         ),
+        Step("a logit of -2000", SMALL, answer_loss_by_loop),
+        Step("a logit of 2000", LARGE, answer_loss_by_loop),
+        Step("in float64, three rows", APART, answer_loss_by_loop),
+        Step("the gradient that reaches the logits", TWO_ROWS, gradient_by_loop, gradient_of),
     ),
     wrong=(
         Wrong(
@@ -154,6 +198,32 @@ ANSWER = Exercise(
             def answer_loss(logits, token_ids, prompt_len):
                 return F.cross_entropy(logits[:, :-1].flatten(0, 1), token_ids[:, 1:].flatten())
             """,
+        ),
+        Wrong("the model cannot learn from it: detached", "logits[:", "logits.detach()[:"),
+        Wrong(
+            "summed over the rows: take the mean over all tokens",
+            "wanted.flatten())",
+            "wanted.flatten()) * len(logits)",
+        ),
+        Wrong(
+            "divided by all places, the prompt's too",
+            "wanted.flatten())",
+            "wanted.flatten()) * wanted.numel() / token_ids.numel()",
+        ),
+        Wrong(
+            "token 0 is a token like all others: score it",
+            "wanted.flatten())",
+            "wanted.flatten(), ignore_index=0)",
+        ),
+        Wrong(
+            "the log of a share that came out as 0: use log_softmax or cross_entropy",
+            "F.cross_entropy(said.flatten(0, 1), wanted.flatten())",
+            "-said.softmax(-1).log().gather(-1, wanted.unsqueeze(-1)).mean()",
+        ),
+        Wrong(
+            "exp(2000) is infinite: use log_softmax or cross_entropy",
+            "F.cross_entropy(said.flatten(0, 1), wanted.flatten())",
+            "(said.exp().sum(-1).log() - said.gather(-1, wanted.unsqueeze(-1))[..., 0]).mean()",
         ),
         Wrong(
             "the sum over the tokens, not the mean",
@@ -206,10 +276,10 @@ WRITE = Exercise(
     difficulty=2,
     minutes=10,
     task="""
-        Greedy writing with a model that reads at most `context` tokens. **Symptom:** all is well
-        until the text is as long as the context; from then on it writes the same token for ever.
-        **Tool:** print what goes into the model at each step. The whole text is returned, prompt
-        included.
+        Greedy writing, each row for itself, with a model that reads at most `context` tokens.
+        **Symptom:** all is well until the text is as long as the context; from then on it writes
+        the same token for ever. **Tool:** print what goes into the model at each step. The whole
+        text is returned, prompt included.
         """,
     stub='''
         def write_on(model, token_ids, count, context):
@@ -253,13 +323,33 @@ WRITE = Exercise(
         ),
         Step(
             "beyond the context",
-            {"model": Reader(), "token_ids": tensor([[3, 5], [0, 6]]), "count": 5, "context": 4},
+            {"model": Reader(), "token_ids": tensor([[3, 5], [0, 6]]), "count": 9, "context": 4},
             write_by_loop,
         ),
         Step(
             "a prompt longer than the context",
             {"model": Reader(), "token_ids": tensor([[2, 6, 1, 4, 3]]), "count": 3, "context": 3},
             write_by_loop,
+        ),
+        Step(
+            "a context of one token",
+            {
+                "model": Reader(),
+                "token_ids": tensor([[2, 6], [1, 3], [5, 0]]),
+                "count": 2,
+                "context": 1,
+            },
+            write_by_loop,
+        ),
+        Step(
+            "nothing to write",
+            {
+                "model": Reader(),
+                "token_ids": tensor([[2, 6, 1], [1, 3, 0]]),
+                "count": 0,
+                "context": 2,
+            },
+            tensor([[2, 6, 1], [1, 3, 0]]),
         ),
     ),
     wrong=(
@@ -283,6 +373,19 @@ WRITE = Exercise(
             "one token fewer than the model could read",
             "token_ids[:, -context:]",
             "token_ids[:, 1 - context :]",
+        ),
+        Wrong("the context is given: not always 4", "-context:", "-4:"),
+        Wrong("as many as are to be written, not as can be read", "-context:", "-count:"),
+        Wrong("the prompt is part of the text", "return token_ids", "return token_ids[:, -count:]"),
+        Wrong(
+            "one token for all rows: each row goes on by itself",
+            "logits[:, -1].argmax(dim=-1, keepdim=True)",
+            "logits[:, -1].argmax().expand(len(token_ids), 1)",
+        ),
+        Wrong(
+            "nothing was to be written",
+            "range(count)",
+            "range(max(count, 1))",
         ),
         Wrong("the first place's logits, not the last's", "logits[:, -1]", "logits[:, 0]"),
     ),

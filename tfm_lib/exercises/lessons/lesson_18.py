@@ -33,7 +33,7 @@ WHO = Exercise(
     task="""
         Nine positions, 0 to 8, stride 3, and c = 1 for the fixed pattern. List the positions in
         each set of position 7, in rising order, as a list. Then count the pairs of full causal
-        attention over all nine positions.
+        attention over all nine positions, each with itself too. All numbers are exact.
         """,
     stub="""
         seen_by_7 = {
@@ -73,6 +73,8 @@ WHO = Exercise(
         Wrong("8 lies in the future", "[6, 7]", "[6, 7, 8]"),
         Wrong("8 ends a block, but lies in the future", "[2, 5]", "[2, 5, 8]"),
         Wrong("the last position of each block, not the first", "[2, 5]", "[0, 3, 6]"),
+        Wrong("every block before has an end, not only the last", "[2, 5]", "[5]"),
+        Wrong("the last one of each block is its end", "[2, 5]", "[1, 4]"),
         Wrong("no position sees the future: half of 81, with the diagonal", "45", "81"),
         Wrong("the diagonal counts", "45", "36"),
     ),
@@ -152,6 +154,16 @@ HOPS = Exercise(
             {"mask": set_mask(7, *strided_sets(3))},
             layers_by_search,
         ),
+        Step(
+            "the future is seen: two positions forwards, one backwards",
+            {"mask": table("xxx..", "xxxx.", ".xxxx", "..xxx", "...xx")},
+            layers_by_search,
+        ),
+        Step(
+            "a circle of 12, each sees the one before: up to 11 layers",
+            {"mask": torch.eye(12).bool() | torch.eye(12).bool().roll(-1, dims=1)},
+            lambda mask: (torch.arange(12)[:, None] - torch.arange(12)) % 12,
+        ),
     ),
     wrong=(
         Wrong("one layer too few: the mask itself is 1", "= layer", "= layer - 1"),
@@ -160,7 +172,21 @@ HOPS = Exercise(
             "reached & (needed < 0)",
             "reached",
         ),
-        Wrong("the search ends after two layers", "range(1, len(mask))", "range(1, 3)"),
+        Wrong("it ends too early: n positions need up to n - 1", "len(mask)):", "len(mask) - 1):"),
+        Wrong("it ends after four layers: n positions need up to n - 1", "len(mask))", "5)"),
+        Wrong("only keys before the query: a mask may show the future", "mask.f", "mask.tril().f"),
+        Wrong(
+            "the reach was doubled at each layer: one more layer is one more hop",
+            """
+            def layers_needed(mask):
+                reached, needed = mask, torch.where(mask, 1, -1)
+                needed.fill_diagonal_(0)
+                for layer in range(2, len(mask)):
+                    reached = reached.float() @ reached.float() > 0
+                    needed[reached & (needed < 0)] = layer
+                return needed
+            """,
+        ),
         Wrong("what never arrives is -1", "return needed", "return needed.clamp(min=0)"),
         Wrong("rows are queries: do not transpose", "mask.float()", "mask.T.float()"),
         Wrong(
@@ -219,21 +245,30 @@ COLUMN = Exercise(
         a distance away and not an address.
         """,
     steps=(
-        Step(
-            "three positions, stride 2: everything behind",
-            {"length": 3, "stride": 2},
-            strided_by_library,
-        ),
         Step("six positions, stride 2", {"length": 6, "stride": 2}, strided_by_library),
         Step("eleven positions, stride 3", {"length": 11, "stride": 3}, strided_by_library),
+        Step("ten positions, stride 4", {"length": 10, "stride": 4}, strided_by_library),
+        Step(
+            "four positions, stride 5: everything", {"length": 4, "stride": 5}, strided_by_library
+        ),
+        Step(
+            "five positions, stride 1: everything", {"length": 5, "stride": 1}, strided_by_library
+        ),
     ),
     wrong=(
         Wrong("still the same columns for everybody", "(i - j) % stride", "j % stride"),
+        Wrong("the stride is given: not always 3", "(i - j) % stride", "(i - j) % 3"),
+        Wrong("only the column: what is near is lost", "local | column", "column"),
+        Wrong(
+            "transposed: rows are queries",
+            "(local | column) & (j <= i)",
+            "((local | column) & (j <= i)).T",
+        ),
         Wrong("the future is shown", "(local | column) & (j <= i)", "local | column"),
         Wrong("only what is near and in the column", "local | column", "local & column"),
         Wrong("the last `stride` positions, not the last one", "i - j <= stride", "i - j <= 1"),
         Wrong(
-            "rows of a picture in place of columns: i // stride",
+            "a row of the picture in place of a column: only what is near is seen",
             "(i - j) % stride == 0",
             "i // stride == j // stride",
         ),

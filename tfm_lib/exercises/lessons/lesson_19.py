@@ -43,8 +43,9 @@ RATES = Exercise(
         """,
     hints=(
         "First 15% are chosen. The three shares are shares of those.",
-        "150 chosen: 80% hidden, 10% swapped, 10% left",
-        "special tokens are never chosen; BERT's encoder has no causal mask",
+        "Of the chosen 80% are hidden, 10% swapped, 10% left. Is [CLS] an ordinary token? Is "
+        "BERT's model an encoder or a decoder?",
+        "0.15 * 1,000; 0.8 and 0.1 of that; [CLS] is never chosen; an encoder has no causal mask",
     ),
     solution="""
         masked_text = {
@@ -65,8 +66,10 @@ RATES = Exercise(
         Wrong("every chosen token has a label, hidden or not", '"labels": 150', '"labels": 120'),
         Wrong("only chosen tokens have labels", '"labels": 150', '"labels": 1000'),
         Wrong("80% of the chosen ones, not all of them", "120", "150"),
+        Wrong("swapped ones are not hidden", "120", "135"),
         Wrong("80% of the chosen ones, not of the text", "120", "800"),
         Wrong("10% of the chosen ones, not of the text", 'was": 15,', 'was": 100,'),
+        Wrong("only chosen tokens have labels", 'was": 15,', 'was": 850,'),
         Wrong("swapped ones were not left", 'was": 15,', 'was": 30,'),
         Wrong("special tokens are never chosen", 'token": False', 'token": True'),
         Wrong("there is no causal mask: both sides are seen", 'it": True', 'it": False'),
@@ -91,16 +94,26 @@ def corrupt_by_loop(token_ids, draw, fate, words, mask_id, pad_id):
     return tensor(inputs), tensor(labels)
 
 
-def dice(ids, draw, fate, words):
-    """A step's inputs: the numbers that chance would have brought."""
+def dice(ids, draw, fate, words, mask_id=1, pad_id=0):
+    """A step's inputs: the numbers that chance would have brought, in float64."""
     return {
         "token_ids": tensor(ids),
-        **tensors(draw=draw, fate=fate),
+        "draw": tensor(draw, dtype=torch.float64),
+        "fate": tensor(fate, dtype=torch.float64),
         "words": tensor(words),
-        "mask_id": 1,
-        "pad_id": 0,
+        "mask_id": mask_id,
+        "pad_id": pad_id,
     }
 
+
+def labelled(answer, *given):
+    """Where there is a label: the places that are not -100."""
+    return answer(*given)[1] != -100
+
+
+MIXED = dice(  # hidden, swapped, left, not chosen, a pad
+    [[5, 7, 6, 8, 0]], [[0.1, 0.1, 0.1, 0.9, 0.1]], [[0.5, 0.95, 0.85, 0.3, 0.5]], [[3, 4, 2, 9, 5]]
+)
 
 CORRUPT = Exercise(
     id="19.2",
@@ -111,7 +124,8 @@ CORRUPT = Exercise(
     task="""
         Chance has been drawn already: `draw` and `fate` are numbers between 0 and 1, `words` random
         tokens. A token that is no pad is chosen where draw < 0.15. A chosen one becomes `mask_id`
-        where fate < 0.8, the word in `words` where fate >= 0.9, and else stays. Return the inputs,
+        where fate < 0.8, the word in `words` where fate >= 0.9, and else stays. The ids of mask and
+        pad are given, and pads may stand anywhere. Nothing is changed in place. Return the inputs,
         and the labels: the old token where chosen, -100 elsewhere.
         """,
     stub='''
@@ -142,6 +156,12 @@ CORRUPT = Exercise(
             corrupt_by_loop,
         ),
         Step(
+            "labels stand at the three chosen tokens: hidden, swapped, left",
+            MIXED,
+            tensor([[True, True, True, False, False]]),
+            labelled,
+        ),
+        Step(
             "chosen and hidden",
             dice([[5, 7, 6]], [[0.1, 0.9, 0.9]], [[0.5, 0.5, 0.95]], [[3, 4, 2]]),
             corrupt_by_loop,
@@ -154,10 +174,48 @@ CORRUPT = Exercise(
         Step(
             "pads are never chosen",
             dice(
-                [[5, 6, 0], [7, 0, 0]],
+                [[5, 6, 0], [0, 7, 0]],
                 [[0.9, 0.1, 0.1], [0.1, 0.1, 0.1]],
-                [[0.5, 0.5, 0.5], [0.9, 0.2, 0.95]],
+                [[0.5, 0.5, 0.5], [0.2, 0.92, 0.95]],
                 [[3, 4, 2], [8, 9, 5]],
+            ),
+            corrupt_by_loop,
+        ),
+        Step(
+            "exactly 0.8: left",
+            dice([[5, 7, 6]], [[0.1, 0.1, 0.9]], [[0.8, 0.5, 0.8]], [[3, 4, 2]]),
+            corrupt_by_loop,
+        ),
+        Step(
+            "exactly 0.9: swapped",
+            dice([[5, 7, 6]], [[0.1, 0.1, 0.9]], [[0.9, 0.5, 0.9]], [[3, 4, 2]]),
+            corrupt_by_loop,
+        ),
+        Step(
+            "exactly 0.15: not chosen",
+            dice([[5, 7, 6]], [[0.15, 0.1, 0.9]], [[0.5, 0.5, 0.5]], [[3, 4, 2]]),
+            corrupt_by_loop,
+        ),
+        Step(
+            "the pad is 6: 0 is a token like others",
+            dice(
+                [[6, 0, 5], [0, 6, 2]],
+                [[0.1, 0.1, 0.9], [0.9, 0.1, 0.1]],
+                [[0.5, 0.5, 0.5], [0.2, 0.92, 0.95]],
+                [[3, 4, 2], [8, 9, 5]],
+                pad_id=6,
+            ),
+            corrupt_by_loop,
+        ),
+        Step(
+            "the mask is 8: 1 is a token like others",
+            dice(
+                [[8, 1, 5], [1, 2, 6], [3, 6, 1]],
+                [[0.1, 0.1, 0.9], [0.9, 0.1, 0.1], [0.1, 0.1, 0.1]],
+                [[0.5, 0.85, 0.5], [0.2, 0.92, 0.1], [0.85, 0.5, 0.1]],
+                [[3, 4, 2], [8, 9, 5], [3, 2, 1]],
+                mask_id=8,
+                pad_id=6,
             ),
             corrupt_by_loop,
         ),
@@ -177,6 +235,27 @@ CORRUPT = Exercise(
         Wrong("labels for the hidden ones alone", "~chosen, -100", "inputs != mask_id, -100"),
         Wrong("all chosen ones hidden", "chosen & (fate < 0.8)", "chosen"),
         Wrong("tokens that were not chosen are hidden too", "chosen & (fate < 0.8)", "fate < 0.8"),
+        Wrong(
+            "the mask's id may be chosen like any other token",
+            "~chosen, -100",
+            "~chosen | (token_ids == mask_id), -100",
+        ),
+        Wrong("the pad's id is given: not always 0", "!= pad_id", "!= 0"),
+        Wrong("the mask's id is given: not always 1", "0.8), mask_id", "0.8), 1"),
+        Wrong("at exactly 0.8 a token stays: <", "fate < 0.8", "fate <= 0.8"),
+        Wrong("at exactly 0.9 a token is swapped: >=", "fate >= 0.9", "fate > 0.9"),
+        Wrong("at exactly 0.15 a token is not chosen: <", "draw < 0.15", "draw <= 0.15"),
+        Wrong(
+            "labels only where the input was changed: what was left is asked for too",
+            "~chosen, -100",
+            "inputs == token_ids, -100",
+        ),
+        Wrong("words stand where nothing was chosen", "chosen & (fate >= 0.9)", "fate >= 0.9"),
+        Wrong(
+            "labels and inputs are exchanged",
+            "return inputs, token_ids.masked_fill(~chosen, -100)",
+            "return token_ids.masked_fill(~chosen, -100), inputs",
+        ),
         Wrong("swapped from 0.8 on: nothing is left", "fate >= 0.9", "fate >= 0.8"),
         Wrong("the label of a token with nothing to say is -100, not the pad", "-100", "pad_id"),
     ),
@@ -195,6 +274,16 @@ def similar_by_torch(hidden, token_ids):
     return F.cosine_similarity(means[:1], means)
 
 
+ANYWHERE = {  # not contiguous: width 2 came before length 4
+    "hidden": tensor([
+        [[9.0, 3.0, 1.0, 2.0], [-8.0, 4.0, 0.0, 5.0]],
+        [[2.0, 7.0, 7.0, 1.0], [3.0, -9.0, 6.0, -1.0]],
+        [[1.0, 8.0, -2.0, -8.0], [4.0, 8.0, 1.0, -9.0]],
+    ]).double().transpose(1, 2),
+    "token_ids": tensor([[0, 5, 6, 8], [7, 0, 0, 5], [6, 0, 9, 4]]),
+}  # fmt: skip
+
+
 POOL = Exercise(
     id="19.3",
     title="Broken search: short sentences all look alike",
@@ -205,7 +294,8 @@ POOL = Exercise(
         A sentence's vector is the mean of its tokens' vectors, and two sentences are compared by
         the cosine. Texts are padded with id 0. **Symptom:** the same sentence gets another score
         when a longer one is in the batch, and short ones all seem alike. **Tool:** score a sentence
-        alone and in a padded batch. The rows of `hidden` at the pads hold anything.
+        alone and in a padded batch. Pads may stand anywhere. The rows of `hidden` at the pads hold
+        anything, NaN included.
         """,
     stub='''
         def rank_by_first(hidden, token_ids):
@@ -219,7 +309,7 @@ POOL = Exercise(
     hints=(
         "What do the pads add to the sum, and by what number is it divided?",
         "mean = sum over real tokens / number of real tokens; then divide by its length",
-        "real = (token_ids != 0)[..., None]; (hidden * real).sum(1) / real.sum(1)",
+        "real = (token_ids != 0)[..., None]; hidden.masked_fill(~real, 0).sum(1) / real.sum(1)",
     ),
     solution="""
         def rank_by_first(hidden, token_ids):
@@ -263,6 +353,7 @@ POOL = Exercise(
             },
             similar_by_torch,
         ),
+        Step("pads on the left and between, in float64", ANYWHERE, similar_by_torch),
     ),
     wrong=(
         Wrong("the pads are still in the sum", ".masked_fill(~real, 0)", ""),
@@ -283,6 +374,23 @@ POOL = Exercise(
             def rank_by_first(hidden, token_ids):
                 return F.cosine_similarity(hidden[:1, 0], hidden[:, 0])
             """,
+        ),
+        Wrong(
+            "the first ones were taken, as many as there are: pads may stand in front",
+            "~real",
+            "torch.arange(hidden.size(1))[:, None] >= real.sum(1, keepdim=True)",
+        ),
+        Wrong("compared with the last text, not with the first", "means[0]", "means[-1]"),
+        Wrong("a cosine may be below 0", "means @ means[0]", "(means @ means[0]).abs()"),
+        Wrong(
+            "the mean of unit vectors, where the mean itself must have length 1",
+            "hidden.masked_fill(~real, 0)",
+            "F.normalize(hidden.masked_fill(~real, 0), dim=-1)",
+        ),
+        Wrong(
+            "the largest number of each column, not the mean",
+            "hidden.masked_fill(~real, 0).sum(dim=1) / real.sum(dim=1)",
+            "hidden.masked_fill(~real, -torch.inf).amax(dim=1)",
         ),
         Wrong("the length over the batch, not over the width", "norm(dim=1", "norm(dim=0"),
     ),

@@ -40,7 +40,7 @@ REACH = Exercise(
         the text. How many positions back is the farthest token that can influence what is said
         there? Each layer reads its own segment and, with memory, the 4 positions before the
         segment. Then two questions about one layer with memory 4: how many keys does that last
-        token meet, itself included, and how far away is the farthest?
+        token meet, itself included, and how far away is the farthest? All are whole numbers.
         """,
     stub="""
         reach = {
@@ -100,6 +100,9 @@ REACH = Exercise(
             'meets, memory of 4": 8',
             'meets, memory of 4": 4',
         ),
+        Wrong("two layers reach 11, three one segment more", "15", "11"),
+        Wrong("the own segment counts without itself", "15", "16"),
+        Wrong("itself included", 'meets, memory of 4": 8', 'meets, memory of 4": 7'),
         Wrong("8 keys have the distances 0 to 7", 'meets": 7', 'meets": 8'),
     ),
 )
@@ -117,6 +120,19 @@ def shift_by_loop(scores):
     return shifted
 
 
+def gradient_of(answer, scores):
+    """What training would send back; zeros if the table hangs on nothing."""
+    scores = scores.clone().requires_grad_()
+    shifted = answer(scores)
+    if not shifted.requires_grad:
+        return torch.zeros_like(scores)
+    weights = torch.arange(1.0, 1 + shifted.numel()).view_as(shifted)
+    return torch.autograd.grad((shifted * weights).sum(), scores)[0]
+
+
+TALL = tensors(scores=[[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 13, 14, 15]])
+
+
 SHIFT = Exercise(
     id="20.2",
     title="The relative shift",
@@ -128,7 +144,8 @@ SHIFT = Exercise(
         for each row. Wanted is a table by key. The last query is at the end of the text, so for it
         column c belongs to key c. The row above is one step earlier: each key is one nearer, so its
         row moves left by one place, the row above that by two, and so on. What comes in at the
-        right (keys ahead of the query) is 0. Loops are welcome; without any it is a stretch.
+        right (keys ahead of the query) is 0, whatever the scores hold. Training must reach the
+        scores. Loops are welcome; without any it is a stretch.
         """,
     stub='''
         def shift_rows(scores):
@@ -144,8 +161,8 @@ SHIFT = Exercise(
         def shift_rows(scores):
             n, distances = scores.shape
             column = torch.arange(distances) + n - 1 - torch.arange(n)[:, None]
-            inside = column < distances
-            return scores.gather(1, column.clamp(max=distances - 1)) * inside
+            moved = scores.gather(1, column.clamp(max=distances - 1))
+            return moved.masked_fill(column >= distances, 0)
         """,
     explanation="""
         The library does it by reading the padded table with rows one number too short: no index and
@@ -160,13 +177,29 @@ SHIFT = Exercise(
         ),
         Step(
             "three queries, five distances",
-            tensors(scores=[[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 13, 14, 15]]),
+            TALL,
             shift_by_loop,
         ),
         Step(
             "as many queries as distances",
-            tensors(scores=[[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]),
+            {"scores": torch.arange(1.0, 26).view(5, 5)},
             shift_by_loop,
+        ),
+        Step(
+            "a last score of minus infinity",
+            {"scores": tensor([[1.0, 2, 3, -torch.inf], [4, 5, 6, -torch.inf]])},
+            shift_by_loop,
+        ),
+        Step(
+            "in float64, 1000 and -1000, not contiguous",
+            {"scores": tensor([[1000.0, 2], [-1000, 3], [7, 1000], [4, -5], [6, 8]]).double().T},
+            shift_by_loop,
+        ),
+        Step(
+            "the gradient that reaches the scores",
+            TALL,
+            lambda scores: gradient_of(shift_by_loop, scores),
+            gradient_of,
         ),
     ),
     wrong=(
@@ -190,14 +223,41 @@ SHIFT = Exercise(
         ),
         Wrong(
             "what leaves on the left comes back on the right: it must be 0",
-            "column.clamp(max=distances - 1)) * inside",
-            "column % distances)",
+            "column.clamp(max=distances - 1))",
+            "column % distances)\n    column = column * 0",
         ),
-        Wrong("beyond the end stands the last score, not 0", ")) * inside", "))"),
         Wrong(
-            "nothing is moved",
-            "scores.gather(1, column.clamp(max=distances - 1)) * inside",
-            "scores",
+            "beyond the end stands the last score, not 0",
+            ".masked_fill(column >= distances, 0)",
+            "",
+        ),
+        Wrong(
+            "nothing is moved", "return moved.masked_fill(column >= distances, 0)", "return scores"
+        ),
+        Wrong(
+            "each row moves by one: the farther up, the more",
+            "n - 1 - torch.arange(n)[:, None]",
+            "(torch.arange(n) < n - 1).int()[:, None]",
+        ),
+        Wrong(
+            "read from the padded table: beyond the end stands the next row, not 0",
+            """
+            def shift_rows(scores):
+                n, distances = scores.shape
+                padded = torch.cat([torch.zeros(n, 1).to(scores), scores], dim=1)
+                return padded.view(distances + 1, n)[1:].reshape(n, distances)
+            """,
+        ),
+        Wrong(
+            "minus infinity times 0 is NaN: fill, do not multiply",
+            "moved.masked_fill(column >= distances, 0)",
+            "moved * (column < distances)",
+        ),
+        Wrong(
+            "always float32: keep the dtype of the scores", "distances, 0)", "distances, 0).float()"
+        ),
+        Wrong(
+            "training does not reach the scores: detached", "moved.masked", "moved.detach().masked"
         ),
     ),
 )
@@ -207,7 +267,7 @@ def remembered_by_numbers(memory, segment, memory_len):
     """The newest `memory_len` positions of both together, as plain numbers."""
     both = [*memory.tolist(), *segment.tolist()]
     kept = both[len(both) - memory_len :] if memory_len < len(both) else both
-    return tensor(kept)
+    return tensor(kept, dtype=segment.dtype)
 
 
 def gradient_of_segment(answer, memory, segment, memory_len):
@@ -226,7 +286,7 @@ MEMORY = Exercise(
         included. **Symptom:** the first training step runs; at the second `backward` complains of a
         graph that is gone. And with a memory longer than a segment the model knows less than it
         should. **Tool:** print the memory's length and `requires_grad` after each of four segments.
-        A `memory_len` of 0 remembers nothing.
+        A `memory_len` of 0 remembers nothing. The first memory of a text is empty: old = 0.
         """,
     stub='''
         def remember(memory, segment, memory_len):
@@ -255,12 +315,31 @@ MEMORY = Exercise(
         ),
         Step(
             "a memory longer than the segment",
-            {**tensors(memory=[[1, 4], [7, 8], [9, 9]], segment=[[2, 5], [3, 6]]), "memory_len": 4},
+            {
+                **tensors(
+                    memory=[[1, 4], [7, 8], [9, 9], [5, 0], [6, 2]], segment=[[2, 5], [3, 6]]
+                ),
+                "memory_len": 5,
+            },
             remembered_by_numbers,
         ),
         Step(
             "fewer have been read than it could hold",
             {**tensors(memory=[[7, 8]], segment=[[2, 5], [3, 6]]), "memory_len": 5},
+            remembered_by_numbers,
+        ),
+        Step(
+            "less than the segment, in float64",
+            {
+                "memory": tensor([[7.0, 8, 1]]).double(),
+                "segment": tensor([[2.0, 5], [3, 6], [4, 9]]).double().T,
+                "memory_len": 1,
+            },
+            remembered_by_numbers,
+        ),
+        Step(
+            "an empty memory",
+            {"memory": torch.zeros(0, 2), **tensors(segment=[[2, 5], [3, 6]]), "memory_len": 3},
             remembered_by_numbers,
         ),
         Step(
@@ -270,7 +349,7 @@ MEMORY = Exercise(
         ),
         Step(
             "no gradient goes back into the segment",
-            {**tensors(memory=[[1, 4]], segment=[[2, 5], [3, 6]]), "memory_len": 2},
+            {**tensors(memory=[[1, 4], [7, 8], [9, 9]], segment=[[2, 5], [3, 6]]), "memory_len": 4},
             False,
             gradient_of_segment,
         ),
@@ -292,6 +371,18 @@ MEMORY = Exercise(
             "a negative start counts from the end",
             "max(0, len(both) - memory_len)",
             "len(both) - memory_len",
+        ),
+        Wrong("a memory of one position too few", "- memory_len)", "- memory_len + 1)"),
+        Wrong(
+            "a segment longer than memory_len must be cut too",
+            "max(0, len(both) - memory_len)",
+            "max(0, min(len(memory), len(both) - memory_len))",
+        ),
+        Wrong("always float32: keep the dtype", ".detach()", ".detach().float()"),
+        Wrong(
+            "still tied to the graph: detach",
+            "[memory, segment]).detach()",
+            "[memory.detach(), segment])",
         ),
         Wrong("the segment comes after the memory", "[memory, segment]", "[segment, memory]"),
         Wrong(

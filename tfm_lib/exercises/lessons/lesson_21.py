@@ -32,6 +32,7 @@ SIGHT = Exercise(
     task="""
         Four tokens at the positions 0 to 3 are predicted in the order 2, 0, 3, 1: position 2 first,
         at turn 0. Say what each stream of a position sees, as a list of positions in rising order.
+        Turns count from 0, and all numbers are whole.
         """,
     stub="""
         in_order = {
@@ -46,7 +47,7 @@ SIGHT = Exercise(
     hints=(
         "Write the turns below the positions: position 2 has turn 0, position 0 turn 1, ...",
         "the content stream sees earlier turns and itself, the query stream earlier turns only",
-        "before position 3 come 2 and 0; before position 2 comes nobody",
+        "before position 3 come 2 and 0; before position 2 comes nobody; 4 * 3 * 2 * 1 orders",
     ),
     solution="""
         in_order = {
@@ -72,7 +73,10 @@ SIGHT = Exercise(
         Wrong("earlier in the order, not in the text", 'sees": [0, 2],', 'sees": [0, 1, 2],'),
         Wrong("the first in the order sees nothing", "[],", "[0, 1],"),
         Wrong("its own token is what it must say", "[],", "[2],"),
-        Wrong("4 * 3 * 2 * 1", "24", "16"),
+        Wrong("position 1 is last in the order", '1": 3', '1": 1'),
+        Wrong("position 1 comes after 3", "[0, 2, 3]", "[0, 1, 2]"),
+        Wrong("each position has one turn: 4 * 3 * 2 * 1", "24", "16"),
+        Wrong("each position has one turn: 4 * 3 * 2 * 1, not 4 ** 4", "24", "256"),
         Wrong("the text stands as it stands", 'text": 0', 'text": 4'),
     ),
 )
@@ -84,19 +88,43 @@ def look_by_loop(query, content, turn):
     for i in range(len(query)):
         earlier = [j for j in range(len(turn)) if turn[j] < turn[i]]
         if not earlier:
-            rows.append(torch.zeros(content.size(1)))
+            rows.append(torch.zeros(content.size(1), dtype=content.dtype))
             continue
-        scores = [query[i].dot(content[j]).item() / math.sqrt(query.size(1)) for j in earlier]
-        shares = [math.exp(score) for score in scores]
-        pairs = zip(shares, earlier, strict=True)
-        rows.append(sum(share / sum(shares) * content[j] for share, j in pairs))
+        scores = torch.stack([query[i].dot(content[j]) for j in earlier]) / query.size(1) ** 0.5
+        rows.append(scores.softmax(0) @ torch.stack([content[j] for j in earlier]))
     return torch.stack(rows)
+
+
+def gradients_of(answer, query, content, turn):
+    """What training would send back into both streams; zeros where nothing arrives."""
+    both = query.clone().requires_grad_(), content.clone().requires_grad_()
+    seen = answer(*both, turn)
+    if not seen.requires_grad:
+        return torch.zeros_like(query), torch.zeros_like(content)
+    weights = torch.arange(1.0, 1 + seen.numel()).view_as(seen)
+    return torch.autograd.grad(
+        (seen * weights).sum(), both, allow_unused=True, materialize_grads=True
+    )
 
 
 STREAMS = tensors(
     query=[[1, 0, 2], [0, 1, 1], [2, 1, 0], [1, 1, 1]],
     content=[[0, 2, 1], [3, 0, 1], [1, 1, 4], [2, 5, 0]],
 )
+
+
+FAR = {  # what is seen scores -30,000, what is hidden 30,000
+    **tensors(
+        query=[[600, 1, 2, 0], [600, 0, 1, 1], [600, 2, 0, 1]],
+        content=[[-100, 0, 3, 1], [100, 2, 0, 5], [-100, 1, 2, 0]],
+    ),
+    "turn": tensor([0, 2, 1]),
+}
+APART = {  # float64, not contiguous
+    "query": tensor([[1.0, 0, 2, 1, 2], [0, 1, 1, 2, 1]]).double().T,
+    "content": tensor([[2.0, 0, 1, 1, 3], [1, 4, 0, 2, 0]]).double().T,
+    "turn": tensor([2, 4, 1, 0, 3]),
+}
 
 
 def streams(count, turn):
@@ -112,7 +140,8 @@ LOOK = Exercise(
     task="""
         One head without projections. Position i of the query stream asks with `query[i]`; keys and
         values are both `content`. It may see the positions whose turn is earlier than its own, not
-        itself. Scores are divided by the root of the width. Who may see nothing gets zeros.
+        itself, whatever they score. Scores are divided by the root of the width. Who may see
+        nothing gets zeros. Training must reach both streams.
         """,
     stub='''
         def query_look(query, content, turn):
@@ -138,16 +167,45 @@ LOOK = Exercise(
         nothing. The content stream does use <=, for it helps the others and is never scored.
         """,
     steps=(
-        Step("one token: it sees nothing", streams(1, [0]), look_by_loop),
         Step("two tokens, the first first", streams(2, [0, 1]), look_by_loop),
         Step("two tokens, the second first", streams(2, [1, 0]), look_by_loop),
         Step("three tokens, from left to right", streams(3, [0, 1, 2]), look_by_loop),
         Step("four tokens in the order 2, 0, 3, 1", streams(4, [1, 3, 0, 2]), look_by_loop),
+        Step("one token: it sees nothing", streams(1, [0]), look_by_loop),
+        Step("what is hidden scores 30,000, what is seen -30,000", FAR, look_by_loop),
+        Step("five tokens of width two, in float64", APART, look_by_loop),
+        Step(
+            "the gradients that reach the query and the content",
+            streams(4, [1, 3, 0, 2]),
+            lambda *given: gradients_of(look_by_loop, *given),
+            gradients_of,
+        ),
     ),
     wrong=(
         Wrong("it sees itself: the answer is among the keys", "] < turn", "] <= turn"),
         Wrong("later turns are seen, not earlier ones", "] < turn", "] > turn"),
         Wrong("the empty row is NaN", "weights.masked_fill(~allowed, 0)", "weights"),
+        Wrong(
+            "-1e9 in place of minus infinity: who sees nothing gets the mean of all",
+            """
+            def query_look(query, content, turn):
+                allowed = turn[None, :] < turn[:, None]
+                scores = query @ content.T / query.size(1) ** 0.5
+                return scores.masked_fill(~allowed, -1e9).softmax(dim=-1) @ content
+            """,
+        ),
+        Wrong(
+            "turn and order are exchanged: turn[p] is the turn of position p already",
+            "allowed = ",
+            "turn = turn.argsort()\n    allowed = ",
+        ),
+        Wrong("-10,000 is not minus infinity: what is seen may score less", "-torch.inf", "-1e4"),
+        Wrong("training reaches nothing: detached", "scores.masked", "scores.detach().masked"),
+        Wrong(
+            "training does not reach the values: detached", "0) @ content", "0) @ content.detach()"
+        ),
+        Wrong("always float32: keep the dtype", "0) @ content", "0).float() @ content.float()"),
+        Wrong("divided by the root of the length", "query.size(1)", "len(query)"),
         Wrong("values come from the content stream", "0) @ content", "0) @ query"),
         Wrong("the scores are not divided by the root of the width", " / query.size(1) ** 0.5", ""),
         Wrong(
@@ -203,6 +261,7 @@ TURNS = Exercise(
         Step("the order 1, 2, 0", {"order": tensor([1, 2, 0])}, masks_by_list),
         Step("the order 2, 0, 3, 1", {"order": tensor([2, 0, 3, 1])}, masks_by_list),
         Step("the order 3, 0, 4, 1, 2", {"order": tensor([3, 0, 4, 1, 2])}, masks_by_list),
+        Step("one position", {"order": tensor([0])}, masks_by_list),
     ),
     wrong=(
         Wrong("the order is still taken for the turns", "order.argsort()", "order"),
@@ -212,6 +271,16 @@ TURNS = Exercise(
             "turn[:, None] <= turn[None, :]",
         ),
         Wrong("the content stream sees itself", "<=", "<"),
+        Wrong(
+            "columns stand in the order's order, not by position",
+            "turn[None, :] <= turn[:, None]",
+            "(turn[None, :] <= turn[:, None])[:, order]",
+        ),
+        Wrong(
+            "only the turn just before and oneself: all earlier ones are seen",
+            "turn[None, :] <= turn[:, None]",
+            "(turn[None, :] <= turn[:, None]) & (turn[None, :] >= turn[:, None] - 1)",
+        ),
         Wrong(
             "rows stand in the order's order, not by position",
             "turn[None, :] <= turn[:, None]",

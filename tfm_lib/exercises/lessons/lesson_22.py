@@ -32,7 +32,8 @@ STREAM = Exercise(
         Three text tokens of a vocabulary of 10, then a grid of 4 rows and 5 columns of codes from a
         codebook of 16, row by row. Places, rows, columns and codes count from 0. How many tokens
         does the code at row 2, column 1 see, itself and the text included? Column pattern: its
-        column from itself upwards. Row pattern: itself and the 5 codes before it.
+        column from itself upwards. Row pattern: itself and the 5 codes before it. All are whole
+        numbers.
         """,
     stub="""
         picture_line = {
@@ -76,14 +77,18 @@ STREAM = Exercise(
         Wrong("rows below are not drawn yet", 'column pattern": 6', 'column pattern": 7'),
         Wrong("itself too", 'row pattern": 9', 'row pattern": 8'),
         Wrong("5 codes before, whatever their row", 'row pattern": 9', 'row pattern": 5'),
+        Wrong("the first code has the id 10, not 11", 'code 5": 15', 'code 5": 16'),
+        Wrong("of the picture its column alone, not the row", 'pattern": 6', 'pattern": 8'),
+        Wrong("the text is always seen, here too", 'row pattern": 9', 'row pattern": 6'),
         Wrong("text and codes share the logits: 10 + 16", "26", "16"),
+        Wrong("a logit for each id, not for each place", "26", "23"),
     ),
 )
 
 
 def chosen_by_torch(logits, noise, temperature):
     """The code with the highest noisy score, as ones and zeros."""
-    return F.one_hot((logits + noise).argmax(dim=-1), logits.size(-1)).float()
+    return F.one_hot((logits + noise).argmax(dim=-1), logits.size(-1)).to(logits.dtype)
 
 
 def pull_by_torch(logits, noise, temperature):
@@ -109,6 +114,15 @@ CODES = {
     "temperature": 2.0,
 }
 
+LARGE = {**tensors(logits=[[1000, 998], [-1000, -998]], noise=[[0, 1], [4, 1]]), "temperature": 2}
+APART = {  # float64, not contiguous
+    "logits": tensor([[2.0, 1, 0], [4, 1, 3]]).double().T,
+    "noise": tensor([[0.0, 2, 0], [1, 0, 0.5]]).double().T,
+    "temperature": 0.5,
+}
+TIES = {**tensors(logits=[[1, 3, 2], [0, 1, 0]], noise=[[0, 0, 1], [0, 0, 1]]), "temperature": 1.0}
+
+
 HARD = Exercise(
     id="22.2",
     title="One code forward, all codes backward",
@@ -117,9 +131,10 @@ HARD = Exercise(
     minutes=20,
     task="""
         The Gumbel noise is drawn already. Going forward, return exactly one code for each row, as
-        ones and zeros: the one with the highest logit plus noise. Going backward, the gradient must
-        be that of the soft weights softmax((logits + noise) / temperature). This is the
-        straight-through trick: let the value be hard, and let the difference carry no gradient.
+        ones and zeros: the one with the highest logit plus noise, any one of them if two are equal.
+        Rounding may move a value by 0.0001 at most. Going backward, the gradient must be that of
+        the soft weights softmax((logits + noise) / temperature). This is the straight-through
+        trick: let the value be hard, and let the difference carry no gradient.
         """,
     stub='''
         def one_code(logits, noise, temperature):
@@ -149,7 +164,21 @@ HARD = Exercise(
             chosen_by_torch,
         ),
         Step("the noise decides", CODES, chosen_by_torch),
+        Step(
+            "a high temperature: no code has half of the weight",
+            {**CODES, "temperature": 20.0},
+            chosen_by_torch,
+        ),
+        Step(
+            "two equal scores: one code for each row",
+            TIES,
+            tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]),
+            lambda answer, *given: answer(*given).sort(dim=-1).values,
+        ),
+        Step("logits of 1000 and -1000", LARGE, chosen_by_torch),
         Step("the gradient is that of the soft weights", CODES, pull_by_torch, pull_of),
+        Step("in float64, three places of two codes", APART, chosen_by_torch),
+        Step("its gradient", APART, pull_by_torch, pull_of),
     ),
     wrong=(
         Wrong(
@@ -165,6 +194,41 @@ HARD = Exercise(
         ),
         Wrong("added twice: the value is no longer one and zero", "(soft - soft.detach())", "soft"),
         Wrong("the noise was left out", "(logits + noise)", "logits"),
+        Wrong(
+            "two equal scores gave two ones: take one of them",
+            "F.one_hot(soft.argmax(dim=-1), soft.size(-1)).to(soft.dtype)",
+            "(soft == soft.max(dim=-1, keepdim=True).values).to(soft.dtype)",
+        ),
+        Wrong(
+            "rounded: where no code has half of the weight, none was chosen",
+            "F.one_hot(soft.argmax(dim=-1), soft.size(-1)).to(soft.dtype)",
+            "soft.round()",
+        ),
+        Wrong(
+            "exp(1000) is infinite: use softmax",
+            "((logits + noise) / temperature).softmax(dim=-1)",
+            "F.normalize(((logits + noise) / temperature).exp(), p=1, dim=-1)",
+        ),
+        Wrong(
+            "only the chosen code gets a gradient: all must",
+            "(soft - soft.detach())",
+            "(soft - soft.detach()) * hard",
+        ),
+        Wrong(
+            "the gradient goes around the softmax, straight to the logits",
+            "(soft - soft.detach())",
+            "(logits - logits.detach())",
+        ),
+        Wrong(
+            "the gradient's soft weights know nothing of the noise",
+            "(soft - soft.detach())",
+            "(u := (logits / temperature).softmax(-1)) - u.detach()",
+        ),
+        Wrong(
+            "the gradient's soft weights know nothing of the temperature",
+            "(soft - soft.detach())",
+            "(u := (logits + noise).softmax(-1)) - u.detach()",
+        ),
         Wrong("the temperature divides", "noise) / temperature", "noise) * temperature"),
         Wrong(
             "the softmax over the places, not over the codes", "softmax(dim=-1)", "softmax(dim=0)"
@@ -232,6 +296,17 @@ JOIN = Exercise(
             caption([[1, 2, 6], [0, 5, 3]], [[[0, 1], [2, 3]], [[8, 6], [7, 9]]], 11),
             stream_by_loop,
         ),
+        Step(
+            "two captions, grids of two rows and three columns, not contiguous",
+            {
+                "text_ids": tensor([[1, 0], [2, 2], [4, 4]]).T,
+                "codes": tensor([[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9], [1, 0]]]).permute(
+                    1, 2, 0
+                ),
+                "text_vocab_size": 50,
+            },
+            stream_by_loop,
+        ),
     ),
     wrong=(
         Wrong("codes and words still share their numbers", "(codes + text_vocab_size)", "codes"),
@@ -256,6 +331,19 @@ JOIN = Exercise(
             def one_stream(text_ids, codes, text_vocab_size):
                 return torch.cat([(codes + text_vocab_size).flatten(1), text_ids], dim=1)
             """,
+        ),
+        Wrong("the vocabulary is given: not always 7", "text_vocab_size).flatten", "7).flatten"),
+        Wrong(
+            "moved behind the largest id of the text, not behind its vocabulary",
+            "codes + text_vocab_size",
+            "codes + text_ids.max() + 1",
+        ),
+        Wrong("the grid is upside down: the first row first", "(codes +", "(codes.flip(1) +"),
+        Wrong("each row is mirrored: the first column first", "(codes +", "(codes.flip(2) +"),
+        Wrong(
+            "the captions' grids are mixed: each picture stays in its own row",
+            "(codes + text_vocab_size).flatten(1)",
+            "(codes + text_vocab_size).flatten().view(-1, len(codes)).T",
         ),
         Wrong(
             "the first code is text_vocab_size itself",
