@@ -153,9 +153,11 @@ def check_distances(distances: int, query_len: int, key_len: int, mask: Tensor |
         )
     if distances == key_len and query_len > 1:
         behind = causal_mask(key_len, device=None if mask is None else mask.device)[-query_len:]
-        # While torch.compile records, no value can be read: then a mask is believed.
-        readable = not torch.compiler.is_compiling()
-        if mask is None or (readable and bool((mask & ~behind).any())):
+        # While torch.compile or a CUDA graph records, no value can be read: a mask is believed.
+        recorded = torch.compiler.is_compiling() or (
+            mask is not None and mask.is_cuda and torch.cuda.is_current_stream_capturing()
+        )
+        if mask is None or (not recorded and bool((mask & ~behind).any())):
             raise ValueError(
                 f"the mask lets a query look ahead: give rows down to distance {1 - query_len}"
             )

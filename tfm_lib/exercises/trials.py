@@ -78,8 +78,6 @@ class Hostile:
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("not to be compared")
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         raise RuntimeError("not to be shown")
 

@@ -37,8 +37,8 @@ MIRROR = Exercise(
     task="""
         Three raw vectors, (3, 0), (0, 1) and (2, 0), play query, key and value. At which position
         (0, 1 or 2) does each look most? How many numbers do $W_q$, $W_k$ and $W_v$ hold for
-        `d_model=32`, `d_k=16`, `d_v=8`? Does self-attention of shuffled vectors give the same
-        outputs, shuffled? And how many scores has a sequence of 100?
+        `d_model=32`, `d_k=16`, `d_v=8`, without biases? Does self-attention of shuffled vectors
+        give the same outputs, shuffled? And how many scores has a sequence of 100?
         """,
     stub="""
         mirror = {
@@ -72,9 +72,12 @@ MIRROR = Exercise(
         Wrong("0 times anything is 0: the second has only itself", "[0, 1, 0]", "[0, 0, 0]"),
         Wrong("W_v makes values, d_v = 8 wide", "1280", "1536"),
         Wrong("the matrices need not be square", "1280", "3072"),
+        Wrong("no biases were asked for", "1280", "1320"),
+        Wrong("there are three matrices, not one for all", "1280", "512"),
         Wrong("nothing in it knows a position", "True", "False"),
         Wrong("every position has a score with every position", "10000", "100"),
         Wrong("each pair has two scores: i with j and j with i", "10000", "5050"),
+        Wrong("a position has a score with itself, too", "10000", "9900"),
     ),
 )
 
@@ -96,8 +99,20 @@ def sum_so_far(x):
     return x.cumsum(dim=1)
 
 
-ROWS = torch.tensor([[[-1.0], [-2.0], [-6.0], [-4.0]]])
-TURN = torch.tensor([1, 2, 3, 0])
+def faint(x):
+    """A layer that hardly knows of order."""
+    return x + 0.004 * x.cumsum(dim=1)
+
+
+def ask(layer, x):
+    """What a step hands in: each vector moves one place to the left."""
+    return {"layer": layer, "x": x, "order": tensor([1, 2, 3, 0])}
+
+
+ROWS = tensor([[[-1.0], [-2.0], [-6.0], [-4.0]]])
+BATCH = tensor(
+    [[[1.0, 0, 2], [0, 1, 1], [2, 1, 0], [1, 1, 3]], [[3, 1, 20], [1, 4, 9], [0, 2, 1], [2, 0, 5]]]
+)
 
 GAP = Exercise(
     id="07.2",
@@ -132,41 +147,32 @@ GAP = Exercise(
         equivariance.
         """,
     steps=(
-        Step(
-            "a layer that cannot see order: 0",
-            {"layer": mean_of_all, "x": ROWS, "order": TURN},
-            0.0,
-        ),
-        Step(
-            "a running sum can",
-            {"layer": sum_so_far, "x": ROWS, "order": TURN},
-            shuffle_gap_by_loop,
-        ),
-        Step(
-            "a batch of two, width 2",
-            {"layer": sum_so_far, "x": torch.arange(16.0).reshape(2, 4, 2) % 5, "order": TURN},
-            shuffle_gap_by_loop,
-        ),
+        Step("a layer that cannot see order: 0", ask(mean_of_all, ROWS), 0.0),
+        Step("a running sum can", ask(sum_so_far, ROWS), shuffle_gap_by_loop),
+        Step("a batch of two, width 3", ask(sum_so_far, BATCH), shuffle_gap_by_loop),
+        Step("a faint gap; float64", ask(faint, -ROWS.double()), shuffle_gap_by_loop, None, 1e-5),
     ),
     wrong=(
+        Wrong("the second way is not shuffled: every layer would differ", "(x)[:, order]", "(x)"),
         Wrong(
-            "the second way is not shuffled: every layer would differ",
-            "layer(x)[:, order]",
-            "layer(x)",
+            "the output is shuffled the wrong way round", "(x)[:, order]", "(x)[:, order.argsort()]"
         ),
         Wrong(
-            "the output is shuffled back the wrong way round",
-            "layer(x)[:, order]",
-            "layer(x)[:, order.argsort()]",
-        ),
-        Wrong(
-            "both ways are the same: the input must be shuffled before the layer",
+            "the gap is always 0: shuffle the input of one",
             "layer(x[:, order])",
             "layer(x)[:, order]",
         ),
         Wrong("the mean difference was taken, not the largest", ".max()", ".mean()"),
         Wrong("the sign must go before the largest is taken", ".abs()", ""),
         Wrong("differences were squared", ".abs()", ".square()"),
+        Wrong("the norm of all differences is not the largest", ".abs().max()", ".norm()"),
+        Wrong("the sign was turned: it must go", ".abs().max()", ".min().neg()"),
+        Wrong("only the first example of the batch was compared", ".abs()", "[0].abs()"),
+        Wrong("only the first column was compared", ".abs()", "[..., 0].abs()"),
+        Wrong("only the last place was compared", ".abs()", "[:, -1].abs()"),
+        Wrong("a small gap was taken for none: give the number", ".item()", ".round().item()"),
+        Wrong("the order that was given is ignored: it was reversed", "x[:, order]", "x.flip(1)"),
+        Wrong("the examples were shuffled, not the positions", "x[:, order]", "x[order]"),
     ),
 )
 
@@ -176,17 +182,27 @@ def attend_by_torch(x, w_q, w_k, w_v):
     return F.scaled_dot_product_attention(x @ w_q, x @ w_k, x @ w_v)
 
 
-def gradient_at_w_v(answer, x, w_q, w_k, w_v):
-    """The gradient that reaches the value matrix: zeros if it was never used."""
-    w_v = w_v.clone().requires_grad_()
-    output = answer(x, w_q, w_k, w_v).sum() + 0 * w_v.sum()
-    return torch.autograd.grad(output, w_v)[0]
+NAMES = ("W_q", "W_k", "W_v")
 
 
-PROJECT = {
-    **tensors(x=[[[1, 0], [0, 2], [1, 1]]], w_q=[[1, 2], [0, 1]], w_k=[[0, 1], [1, 1]]),
-    **tensors(w_v=[[3, 1], [-1, 2]]),
+def who_learns(answer, x, w_q, w_k, w_v):
+    """Which of the matrices a gradient reaches."""
+    matrices = [w.requires_grad_() for w in (w_q, w_k, w_v)]
+    total = answer(x, *matrices)[..., 0] @ tensor([1.0, 2.0]) + sum(0 * w.sum() for w in matrices)
+    found = torch.autograd.grad(total.sum(), matrices)
+    return {name: bool(grad.any()) for name, grad in zip(NAMES, found, strict=True)}
+
+
+PROJECT = {  # d_model 3, d_k 4
+    **tensors(x=[[[1, 0, 1], [0, 2, -1]], [[1, 1, 0], [2, 0, 0]]]),
+    **tensors(w_q=[[1, 0, 2, 0], [0, 1, 0, 1], [1, 1, 0, 0]]),
+    **tensors(w_k=[[0, 1, 1, 0], [1, 0, 0, 2], [0, 0, 1, 1]]),
 }
+SAME = {**PROJECT, **tensors(w_v=[[3, 1, 0], [-1, 2, 1], [0, 1, 4]])}  # d_v 3, as d_model
+OTHER = {**PROJECT, **tensors(w_v=[[3, 1, 0, 2, 1], [-1, 2, 1, 0, 3], [5, 4, 0, 1, -2]])}  # d_v 5
+ONES = tensors(x=[[[30], [40], [36]]], w_q=[[1]], w_k=[[1]], w_v=[[2]])
+DOUBLE = {name: value.mT.clone().mT.double() for name, value in OTHER.items()}
+DOUBLE |= {name: DOUBLE[name][:, 1:] for name in ("w_q", "w_k")}  # d_k 3
 
 VALUES = Exercise(
     id="07.3",
@@ -226,38 +242,45 @@ VALUES = Exercise(
         bugs: an unused layer, a forgotten branch, a detached tensor.
         """,
     steps=(
+        Step("a gradient reaches all three", SAME, dict.fromkeys(NAMES, True), who_learns),
         Step(
             "one position: its value comes through",
-            {**PROJECT, **tensors(x=[[[1, 2]]])},
+            {**OTHER, **tensors(x=[[[1, 2, 1]]])},
             attend_by_torch,
         ),
-        Step(
-            "a gradient reaches W_v",
-            PROJECT,
-            lambda *given: gradient_at_w_v(attend_by_torch, *given),
-            gradient_at_w_v,
-        ),
-        Step("three positions", PROJECT, attend_by_torch),
+        Step("two sentences; d_model 3, d_k 4, d_v 5", OTHER, attend_by_torch),
+        Step("scores from 900 to 1600", {**ONES, **tensors(w_k=[[1]])}, attend_by_torch),
+        Step("scores from -900 to -1600", {**ONES, **tensors(w_k=[[-1]])}, attend_by_torch),
+        Step("float64, memory not contiguous, d_k 3", DOUBLE, attend_by_torch),
     ),
     wrong=(
-        Wrong("the values were projected by W_k", "@ value", "@ key"),
+        Wrong("no gradient reaches W_v: the values do not come from it", "@ value", "@ key"),
+        Wrong("no gradient reaches W_q: the queries are raw", "x @ w_q", "F.pad(x, (0, 1))"),
+        Wrong("the weights are cut off: W_q and W_k never learn", "(dim=-1)", "(dim=-1).detach()"),
         Wrong("W_v is turned", "x @ w_v", "x @ w_v.T"),
+        Wrong("raw vectors were added to the values", "@ value", "@ (value + x[..., :1])"),
+        Wrong("queries and keys changed places", "query @ key.transp", "key @ query.transp"),
+        Wrong("the keys were projected by W_q", "x @ w_k,", "x @ (w_q + 0 * w_k),"),
+        Wrong("the keys were reshaped, not turned", "key.transpose(-2, -1)", "key.view(-1, 4, 2)"),
+        Wrong("the softmax is missing: scores are no shares", ".softmax(dim=-1)", ""),
+        Wrong("the softmax runs over the queries; it is over the keys", "dim=-1", "dim=-2"),
+        Wrong("the scores were not divided", " / w_k.size(1) ** 0.5", ""),
+        Wrong("divided by d_k, not by its root", "w_k.size(1) ** 0.5", "w_k.size(1)"),
+        Wrong("divided by the root of d_model, not of d_k", "w_k.size(1)", "w_k.size(0)"),
+        Wrong("divided by the root of d_v, not of d_k", "w_k.size(1)", "w_v.size(1)"),
+        Wrong("divided by the root of the length, not of d_k", "w_k.size(1)", "x.size(1)"),
+        Wrong("the root of d_k is not always 2", "w_k.size(1)", "4"),
         Wrong(
-            "raw vectors were added to the values",
-            "scores.softmax(dim=-1) @ value",
-            "scores.softmax(dim=-1) @ value + x",
+            "e^1000 is infinite: subtract each row's largest score first",
+            "scores.softmax(dim=-1)",
+            "F.normalize(scores.exp(), p=1, dim=-1)",
         ),
         Wrong(
-            "queries and keys changed places",
-            "query @ key.transpose(-2, -1)",
-            "key @ query.transpose(-2, -1)",
+            "the largest of all scores was subtracted; each row has its own",
+            "scores.softmax(dim=-1)",
+            "F.normalize((scores - scores.max()).exp(), p=1, dim=-1)",
         ),
-        Wrong("the keys were projected by W_q", "x @ w_k,", "x @ w_q,"),
-        Wrong(
-            "the softmax is missing: scores are no shares",
-            "scores.softmax(dim=-1) @ value",
-            "scores @ value",
-        ),
+        Wrong("float64 came in and float32 went out", "@ value", "@ value.float()"),
     ),
 )
 
@@ -324,29 +347,37 @@ JUDGE = Exercise(
         """,
     steps=(
         Step("two at right angles, equally long", tensors(x=[[2, 0], [0, 2]]), lookers),
-        Step("a long neighbour", tensors(x=[[3, 0], [0, 1], [2, 1]]), lookers),
+        Step("a long neighbour", tensors(x=[[3, 0], [0, 2], [1, 1], [2, 1]]), lookers),
         Step("two that point the same way", tensors(x=[[3, 0], [1, 0], [0, 2], [0, -2]]), lookers),
+        Step(
+            "four numbers each; float64, memory not contiguous",
+            {"x": torch.tensor([[2.0, 3, 1], [2, 0, 0], [0, 0, 2], [0, 1, 4]]).double().T},
+            lookers,
+        ),
     ),
     wrong=(
         Wrong("a tie is not the highest", "amax(dim=-1) + 1e-6", "amax(dim=-1) - 1e-6"),
         Wrong(
-            "the vectors were not divided by their length", "x / x.norm(dim=-1, keepdim=True)", "x"
+            "each vector must be divided by its own length", "x / x.norm(dim=-1, keepdim=True)", "x"
         ),
         Wrong("a share is wanted, not a number of positions", ".mean().item()", ".sum().item()"),
         Wrong(
-            "each position was compared with itself, too",
-            "scores.masked_fill(torch.eye(len(rows)).bool(), -math.inf)",
-            "scores",
+            "each position was compared with itself, too", "fill(torch.eye", "fill(0 * torch.eye"
         ),
         Wrong(
-            "if only equal lengths make it true, it holds within limits",
-            '"holds" if raw == 1',
-            '"holds" if equal == 1',
+            "if only equal lengths make it true, it holds within limits", "if raw ==", "if equal =="
         ),
         Wrong(
-            "where two point the same way even equal lengths do not help",
-            '"holds within limits" if equal == 1',
-            '"holds within limits" if raw < 1',
+            "where two point the same way even equal lengths do not help", "equal == 1", "raw < 1"
         ),
+        Wrong(
+            "argmax takes one of a tie: a tie is not the highest",
+            "(scores.diagonal() > others.amax(dim=-1) + 1e-6)",
+            "(scores.argmax(dim=-1) == torch.arange(len(rows)))",
+        ),
+        Wrong("divided by something else than the length", "True))", "True) ** 2)"),
+        Wrong("each vector must be divided by its own length", "(dim=-1, keepdim=True)", "()"),
+        Wrong("columns were divided, not rows", "x.norm(dim=-1", "x.norm(dim=0"),
+        Wrong("numbers were compared, not positions", "rows @ rows.T", "rows.T @ rows"),
     ),
 )

@@ -1,7 +1,9 @@
 """Exercises of lesson 08: multi-head attention."""
 
+from functools import partial
+
 import torch
-from torch import nn
+from torch import nn, tensor
 from torch.nn import functional as F
 
 from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, tensors
@@ -34,8 +36,19 @@ def one_head_at_a_time(heads, w_o):
 def heads_by_loop(x, num_heads, mask):
     """Self-attention of raw vectors, a head for each piece of the width."""
     pieces = x.chunk(num_heads, dim=-1)
-    done = [F.scaled_dot_product_attention(p, p, p, attn_mask=mask) for p in pieces]
-    return torch.cat(done, dim=-1)
+    done = [F.scaled_dot_product_attention(*[p[:, None]] * 3, attn_mask=mask) for p in pieces]
+    return torch.cat(done, dim=-1)[:, 0]
+
+
+def slope(answer, x, *rest):
+    """The gradient of the first column at x; zeros if it is cut off."""
+    total = answer(x.requires_grad_(), *rest)[..., 0].sum() + 0 * x.sum()
+    return torch.autograd.grad(total, x)[0]
+
+
+def ask(x, num_heads, mask):
+    """What a step of the lab hands in."""
+    return {"x": x, "num_heads": num_heads, "mask": mask}
 
 
 def change_at_position_0(answer, x, num_heads, mask):
@@ -60,8 +73,14 @@ def shared_by_loop(query, key, value):
 
 CAUSAL = torch.ones(3, 3, dtype=torch.bool).tril()
 STEPS = torch.arange(1.0, 13.0).reshape(1, 3, 4) % 5  # (batch, length, width)
+TWO = torch.arange(60.0).reshape(2, 5, 6).square() % 7 - 2
+PADS = tensor([[0, 1, 1, 0, 1], [1, 1, 0, 0, 0]]).bool()[:, None, None]  # left, between, right
 
 HEADS = STEPS.reshape(1, 2, 3, 2)
+TERMS = {"heads": HEADS, "w_o": torch.arange(20.0).reshape(4, 5) % 7}
+MANY = torch.arange(120.0, dtype=torch.float64).square().view(2, 3, 5, 4).mT
+ASKED = torch.arange(60.0, dtype=torch.float64).view(2, 6, 1, 5) % 4
+FLAT = (torch.arange(24.0).reshape(4, 2, 3) ** 2 % 5 - 2).double().permute(2, 1, 0)[:, :, None]
 
 COLUMNS = Exercise(
     id="08.1",
@@ -102,10 +121,14 @@ COLUMNS = Exercise(
     steps=parts(columns_by_torch),
     wrong=(
         Wrong("that is the number of heads, not their width", ": 4,", ": 3,"),
+        Wrong("the heads share the width", ": 4,", ": 12,"),
         Wrong("heads count from 0: head 2 is the third", ": 8,", ": 4,"),
+        Wrong("columns count from 0, too", ": 8,", ": 9,"),
         Wrong("PyTorch averages the heads by default; here they stay", "(2, 3, 5, 7)", "(2, 5, 7)"),
         Wrong("queries before keys: (..., query_len, key_len)", "(2, 3, 5, 7)", "(2, 3, 7, 5)"),
+        Wrong("the query looks at the key's 7 positions", "(2, 3, 5, 7)", "(2, 3, 5, 5)"),
         Wrong("each of the four layers has 12 biases", "624", "576"),
+        Wrong("four layers: query, key, value and the last", "624", "468"),
         Wrong("more heads do not mean more parameters: they share the width", "624", "1248"),
     ),
 )
@@ -133,10 +156,7 @@ SHARES = Exercise(
     hints=(
         "In the joined vector head i stands in columns i d_k onwards. Which rows of w_o meet them?",
         "term_i = heads[:, i] @ w_o[i d_k : (i + 1) d_k]",
-        """
-        cut w_o into (num_heads, d_k, d_model), one matrix for each head;
-        heads @ that: `@` pairs the heads, as it pairs the examples of a batch
-        """,
+        "w_o cut into (num_heads, d_k, d_model); then heads @ that: `@` pairs the heads",
     ),
     solution="""
         def contributions(heads, w_o):
@@ -150,32 +170,27 @@ SHARES = Exercise(
         start here.
         """,
     steps=(
-        Step(
-            "one head: its term is the output",
-            tensors(heads=[[[[1, 2]]]], w_o=[[1, 0, 2], [0, 1, 1]]),
-            lambda heads, w_o: heads @ w_o,
-        ),
+        Step("one head", tensors(heads=[[[[1, 2]]]], w_o=[[1, 0, 2], [0, 1, 1]]), torch.matmul),
         Step(
             "two heads of width 1",
             tensors(heads=[[[[1]], [[10]]]], w_o=[[1, 2], [3, 4]]),
             torch.tensor([[[[1.0, 2.0]], [[30.0, 40.0]]]]),
         ),
+        Step("two heads of width 2, three positions", TERMS, one_head_at_a_time),
         Step(
-            "two heads of width 2, three positions",
-            {"heads": HEADS, "w_o": torch.arange(20.0).reshape(4, 5) % 7},
+            "three sentences, two heads of width 4; float64, memory not contiguous",
+            {"heads": FLAT, "w_o": (torch.arange(40.0).reshape(5, 8) ** 2 % 7).double().T},
             one_head_at_a_time,
         ),
         Step(
             "the terms add up to the output",
-            {"heads": HEADS, "w_o": torch.arange(20.0).reshape(4, 5) % 7},
+            TERMS,
             lambda heads, w_o: heads.transpose(1, 2).flatten(2) @ w_o,
             lambda answer, heads, w_o: answer(heads, w_o).sum(dim=1),
         ),
     ),
     wrong=(
-        Wrong(
-            "all heads were multiplied by the first block", "heads @ blocks", "heads @ blocks[0]"
-        ),
+        Wrong("all heads were multiplied by the first block", "@ blocks", "@ blocks[0]"),
         Wrong("the terms were added up", "heads @ blocks", "(heads @ blocks).sum(dim=1)"),
         Wrong(
             "w_o was cut in turns: head i owns neighbouring rows",
@@ -184,6 +199,19 @@ SHARES = Exercise(
         ),
         Wrong("the blocks are in reverse order", "@ blocks", "@ blocks.flip(0)"),
         Wrong("the sum was divided among the heads", "@ blocks", "@ blocks / heads.size(1)"),
+        Wrong(
+            "every head got the same share of the output: each has its own",
+            "return heads @ blocks",
+            "return (heads @ blocks).mean(dim=1, keepdim=True).expand(-1, len(blocks), -1, -1)",
+        ),
+        Wrong(
+            "that is the output without the head; its term is what it takes away",
+            "return heads @ blocks",
+            "return (heads @ blocks).sum(dim=1, keepdim=True) - heads @ blocks",
+        ),
+        Wrong("a head was added to those before it", "@ blocks", "@ blocks.cumsum(dim=0)"),
+        Wrong("only the first sentence was read", "heads @ blocks", "heads[:1] @ blocks"),
+        Wrong("float64 came in and float32 went out", "heads @ blocks", "(heads @ blocks).float()"),
     ),
 )
 
@@ -201,7 +229,10 @@ JOIN = Exercise(
         """,
     stub='''
         def heads_attend(x, num_heads, mask):
-            """Self-attention in heads: x (batch, length, d_model) -> the same shape."""
+            """Self-attention in heads: x (batch, length, d_model) -> the same shape.
+
+            mask: True = may attend; broadcastable to (batch, num_heads, length, length).
+            """
             heads = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
             done = F.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask)
             return done.reshape(x.shape)
@@ -223,24 +254,22 @@ JOIN = Exercise(
         why one tests causality on outputs, and not only by looking at the weights.
         """,
     steps=(
+        Step("one head: nothing to join", ask(STEPS, 1, CAUSAL), heads_by_loop),
         Step(
-            "one head: nothing to join",
-            {"x": STEPS, "num_heads": 1, "mask": CAUSAL},
+            "position 1 does not reach position 0", ask(STEPS, 2, CAUSAL), 0.0, change_at_position_0
+        ),
+        Step("two heads", ask(STEPS, 2, CAUSAL), heads_by_loop),
+        Step("two sentences with pads, three heads", ask(TWO, 3, PADS), heads_by_loop),
+        Step(
+            "a hidden key takes no share, however large its score",
+            ask(tensor([[[200.0], [-200]]]), 1, ~torch.eye(2, dtype=torch.bool)),
             heads_by_loop,
         ),
-        Step(
-            "position 1 has no influence on position 0",
-            {"x": STEPS, "num_heads": 2, "mask": CAUSAL},
-            0.0,
-            change_at_position_0,
-        ),
-        Step("two heads", {"x": STEPS, "num_heads": 2, "mask": CAUSAL}, heads_by_loop),
+        Step("a gradient reaches x", ask(STEPS, 2, CAUSAL), partial(slope, heads_by_loop), slope),
     ),
     wrong=(
         Wrong(
-            "the columns of the heads are mixed: a head's columns stand together",
-            ".transpose(1, 2).flatten(2)",
-            ".permute(0, 2, 3, 1).flatten(2)",
+            "a head's columns stand together", "done.transpose(1, 2)", "done.permute(0, 2, 3, 1)"
         ),
         Wrong(
             "both without the transpose: a head gets some positions whole",
@@ -257,11 +286,17 @@ JOIN = Exercise(
             "done.mean(dim=1).repeat(1, 1, num_heads)",
         ),
         Wrong("the mask was left out", ", attn_mask=mask", ""),
+        Wrong("a head is scaled by its own width", "=mask", "=mask, scale=x.size(-1) ** -0.5"),
         Wrong(
-            "the heads come in reverse order",
-            "done.transpose(1, 2)",
-            "done.flip(1).transpose(1, 2)",
+            "a finite stand-in for minus infinity: scores can be lower",
+            "F.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask)",
+            "(heads @ heads.mT / heads.size(-1) ** 0.5)"
+            ".masked_fill(~mask, -1e4).softmax(-1) @ heads",
         ),
+        Wrong("the output is cut off from the gradient", "flatten(2)", "flatten(2).detach()"),
+        Wrong("always causal: the mask says who sees whom", "attn_mask=mask", "is_causal=True"),
+        Wrong("always two heads: num_heads says how many", "(num_heads, -1)", "(2, -1)"),
+        Wrong("the heads come in reverse order", "done.tr", "done.flip(1).tr"),
     ),
 )
 
@@ -293,8 +328,8 @@ GROUPS = Exercise(
     solution="""
         def grouped_attention(query, key, value):
             times = query.size(1) // key.size(1)
-            key = key.repeat_interleave(times, dim=1)  # (batch, num_heads, key_len, d_k)
-            value = value.repeat_interleave(times, dim=1)
+            key = key.repeat_interleave(times, 1)  # (batch, num_heads, key_len, d_k)
+            value = value.repeat_interleave(times, 1)
             return F.scaled_dot_product_attention(query, key, value)
         """,
     explanation="""
@@ -311,7 +346,7 @@ GROUPS = Exercise(
         Step(
             "four heads, two groups of two keys",
             tensors(
-                query=[[[[1]], [[1]], [[1]], [[1]]]],
+                query=[[[[1]]] * 4],
                 key=[[[[2], [0]], [[0], [2]]]],
                 value=[[[[5], [6]], [[7], [9]]]],
             ),
@@ -319,41 +354,46 @@ GROUPS = Exercise(
         ),
         Step(
             "six heads, two groups, two queries, three keys",
-            {
-                "query": torch.arange(24.0).reshape(1, 6, 2, 2) % 5,
-                "key": HEADS,
-                "value": HEADS**2,
-            },
+            {"query": torch.arange(24.0).reshape(1, 6, 2, 2) % 5, "key": HEADS, "value": HEADS**2},
+            shared_by_loop,
+        ),
+        Step(
+            "two sentences, three groups, four keys; float64, memory not contiguous",
+            {"query": ASKED, "key": MANY % 7, "value": MANY**2 % 9},
             shared_by_loop,
         ),
     ),
     wrong=(
         Wrong(
             "groups in turns, 0 1 0 1: neighbours share a group, 0 0 1 1",
-            """
-            def grouped_attention(query, key, value):
-                times = query.size(1) // key.size(1)
-                key, value = (x.repeat(1, times, 1, 1) for x in (key, value))
-                return F.scaled_dot_product_attention(query, key, value)
-            """,
+            "return F",
+            "key, value = (x[:, ::times].tile(times, 1, 1) for x in (key, value))\n    return F",
         ),
         Wrong(
-            "the values are in turns and the keys are not: they belong together",
-            "value.repeat_interleave(times, dim=1)",
+            "keys and values belong together",
+            "value.repeat_interleave(times, 1)",
             "value.repeat(1, times, 1, 1)",
         ),
-        Wrong(
-            "all query heads use the first key head",
-            "key.repeat_interleave(times, dim=1)",
-            "key[:, :1]",
-        ),
+        Wrong("all query heads use key head 0", "key.repeat_interleave(times, 1)", "key[:, :1]"),
         Wrong(
             "the query heads of a group were averaged: each keeps its own question",
-            """
-            def grouped_attention(query, key, value):
-                query = query.unflatten(1, (key.size(1), -1)).mean(dim=2)
-                return F.scaled_dot_product_attention(query, key, value)
-            """,
+            "query.size(1) // key.size(1)",
+            "1\n    query = query.unflatten(1, (key.size(1), -1)).mean(dim=2)",
         ),
+        Wrong(
+            "all query heads use value head 0", "value.repeat_interleave(times, 1)", "value[:, :1]"
+        ),
+        Wrong("how many heads share is not always 2", "query.size(1) // key.size(1)", "2"),
+        Wrong(
+            "every query head looks at the keys of all groups: it has one group",
+            "return F",
+            "key, value = (x.flatten(1, 2)[:, None] for x in (key, value))\n    return F",
+        ),
+        Wrong(
+            "the scores were not divided by sqrt(d_k)",
+            "t_attention(query, key, value",
+            "t_attention(query, key, value, scale=1.0",
+        ),
+        Wrong("all sentences look at the first one", "key.repeat_int", "key[:1].repeat_int"),
     ),
 )

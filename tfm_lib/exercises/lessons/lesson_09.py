@@ -1,19 +1,23 @@
 """Exercises of lesson 09: masking."""
 
+from functools import partial
+from math import inf, nan
+
 import torch
+from torch import tensor
 
 from tfm_lib.attention import causal_mask, padding_mask, window_mask
 from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, tensors
 
-SOURCE = torch.tensor([[7, 4, 8, 2], [9, 2, 0, 0]])
-TARGET = torch.tensor([[1, 5, 0, 0], [1, 5, 6, 2]])
+SOURCE = tensor([[7, 4, 8, 2], [9, 2, 0, 0]])
+TARGET = tensor([[1, 5, 0, 0], [1, 5, 6, 2]])
 
 
 def counts_by_masks():
     """What the predictions come to, counted on the lesson's masks."""
-    ids = torch.tensor([[1, 5, 2, 0, 0]])
+    ids = tensor([[1, 5, 2, 0, 0]])
     both = causal_mask(5) & padding_mask(ids, 0)
-    hidden = torch.tensor([3.0, 3.0, -torch.inf]).softmax(dim=-1)
+    hidden = tensor([3.0, 3.0, -torch.inf]).softmax(dim=-1)
     return {
         "pairs allowed by causal_mask(5)": int(causal_mask(5).sum()),
         "pairs left with the padding": int(both.sum()),
@@ -28,7 +32,7 @@ def prefix_by_loop(size, prefix):
         [key <= query or (key < prefix and query < prefix) for key in range(size)]
         for query in range(size)
     ]
-    return torch.tensor(rows)
+    return tensor(rows)
 
 
 def mean_by_loop(x, is_token):
@@ -54,6 +58,30 @@ def masks_by_loop(src_ids, tgt_ids, pad_id):
     return own, across
 
 
+def slope(answer, x, is_token):
+    """The gradient of the first column at x; zeros if it is cut off."""
+    total = answer(x.requires_grad_(), is_token)[:, 0].sum() + 0 * x.sum()
+    return torch.autograd.grad(total, x)[0]
+
+
+def rows(x, is_token):
+    """What a step of the mean hands in."""
+    return {**tensors(x=x), "is_token": tensor(is_token).bool()}
+
+
+PADDED = rows(  # pads at both ends, no token, a pad between
+    [[[5, 1], [2, 4], [6, 0], [9, 7]], [[1, 8]] * 4, [[3, 5], [7, 2], [4, 4], [6, 9]]],
+    [[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 1]],
+)
+TURNED = {**PADDED, "x": PADDED["x"].mT.contiguous().mT.double()}
+FRONT = tensor([[0, 5, 0, 1], [2, 0, 5, 1]])
+
+
+def ids(src_ids, tgt_ids, pad_id=0):
+    """What a step of the lab hands in."""
+    return {"src_ids": src_ids, "tgt_ids": tgt_ids, "pad_id": pad_id}
+
+
 COUNTS = Exercise(
     id="09.1",
     title="Count the pairs",
@@ -76,7 +104,7 @@ COUNTS = Exercise(
         """,
     hints=(
         "Draw the 5 by 5 table. Padding takes away columns, not rows.",
-        "Causal: 1 + 2 + 3 + 4 + 5. With both: row i has min(i + 1, 3). Window 2: at most 2 away.",
+        "Causal: row i has i + 1 keys. A pad is no key. Window 2: at most 2 away. e^-inf is 0.",
         "15; then 1 + 2 + 3 + 3 + 3; positions 4, 5 and 6; e^3 / (2 e^3), twice, and exactly 0",
     ),
     solution="""
@@ -97,7 +125,10 @@ COUNTS = Exercise(
         Wrong("the diagonal counts: each position sees itself", ": 15,", ": 10,"),
         Wrong("the whole table is 25; the future is not allowed", ": 15,", ": 25,"),
         Wrong("the rows of the pads stay: the mask belongs to the keys", ": 12,", ": 6,"),
+        Wrong("the columns of the pads are taken away", ": 12,", ": 15,"),
         Wrong("the window's other half lies in the future", ": 3,", ": 5,"),
+        Wrong("the window counts as well: the past is cut", ": 3,", ": 7,"),
+        Wrong("weights add up to 1", "[0.5, 0.5, 0.0]", "[1.0, 1.0, 0.0]"),
         Wrong("window 2 is two neighbours and the position itself", ": 3,", ": 2,"),
         Wrong("the masked key took a share: mask before the softmax", "0.5, 0.5", "1 / 3, 1 / 3"),
     ),
@@ -136,10 +167,10 @@ PREFIX = Exercise(
         = size everything is allowed: an encoder and a decoder are its two ends.
         """,
     steps=(
-        Step("no prefix: causal", {"size": 3, "prefix": 0}, prefix_by_loop),
         Step("all prefix: everything", {"size": 3, "prefix": 3}, prefix_by_loop),
+        Step("no prefix: causal", {"size": 3, "prefix": 0}, prefix_by_loop),
         Step("size 4, prefix 2", {"size": 4, "prefix": 2}, prefix_by_loop),
-        Step("size 7, prefix 3", {"size": 7, "prefix": 3}, prefix_by_loop),
+        Step("size 9, prefix 3", {"size": 9, "prefix": 3}, prefix_by_loop),
     ),
     wrong=(
         Wrong("turned round: True must mean may attend", "return (", "return ~("),
@@ -151,7 +182,23 @@ PREFIX = Exercise(
         Wrong(
             "the prefix sees the future: its rows are all allowed", "key < prefix", "query < prefix"
         ),
+        Wrong("the past has no end", "(key <= query)", "((key <= query) & (key > query - 4))"),
         Wrong("both reasons are asked for; one is enough", ") | (", ") & ("),
+        Wrong(
+            "the prefix alone was allowed: the rest is causal",
+            "(key <= query) | (key < prefix)",
+            "(query < prefix) & (key < prefix) & (prefix > 0)",
+        ),
+        Wrong(
+            "all see as far ahead as the prefix is long: only the prefix may",
+            "key <= query",
+            "key < query + max(prefix, 1)",
+        ),
+        Wrong(
+            "the rest no longer sees the prefix: it is the past",
+            "(key <= query) | (key < prefix)",
+            "((key <= query) | (key < prefix)) & ((key >= prefix) | (query < prefix))",
+        ),
         Wrong(
             "numbers came, and a mask is boolean",
             "(key <= query) | (key < prefix)",
@@ -168,8 +215,9 @@ POOL = Exercise(
     minutes=10,
     task="""
         One vector for a whole sentence: the mean of its tokens' vectors. The pads must count
-        neither in the sum nor in the number, **whatever stands there**, NaN included. A sentence
-        without a token gives zeros.
+        neither in the sum nor in the number, **wherever they stand and whatever stands there**, NaN
+        included. A NaN of a token must be seen. A sentence without a token gives zeros. The dtype
+        stays, and a gradient reaches the tokens.
         """,
     stub='''
         def mean_of_tokens(x, is_token):
@@ -196,37 +244,29 @@ POOL = Exercise(
         clamped, so that an empty row is 0 / 1. BERT's users make sentence vectors in this way.
         """,
     steps=(
-        Step(
-            "no pads: the plain mean",
-            {**tensors(x=[[[2, 4], [4, 8]]]), "is_token": torch.tensor([[True, True]])},
-            mean_by_loop,
-        ),
-        Step(
-            "one token and two pads: the token itself",
-            {**tensors(x=[[[6], [3], [3]]]), "is_token": torch.tensor([[True, False, False]])},
-            mean_by_loop,
-        ),
+        Step("no pads: the plain mean", rows([[[2, 4], [4, 8]]], [[1, 1]]), mean_by_loop),
+        Step("one token and two pads", rows([[[6], [5], [5]]], [[1, 0, 0]]), mean_by_loop),
         Step(
             "two rows of different length",
-            {
-                **tensors(x=[[[1, 2], [3, 4], [5, 9]], [[4, 4], [2, 6], [7, 7]]]),
-                "is_token": torch.tensor([[True, True, True], [True, True, False]]),
-            },
+            rows([[[1, 2], [3, 4], [5, 9]], [[4, 4], [2, 6], [7, 7]]], [[1, 1, 1], [1, 1, 0]]),
             mean_by_loop,
         ),
         Step(
-            "NaN at a pad changes nothing",
-            {
-                "x": torch.tensor([[[3.0], [torch.nan]]]),
-                "is_token": torch.tensor([[True, False]]),
-            },
+            "a pad in front, and one between",
+            rows([[[9], [2], [4]], [[1], [8], [5]]], [[0, 1, 1], [1, 0, 1]]),
             mean_by_loop,
         ),
         Step(
-            "a row of pads alone gives zeros",
-            {**tensors(x=[[[5], [7]]]), "is_token": torch.tensor([[False, False]])},
+            "NaN and infinity at pads change nothing",
+            rows([[[3], [nan], [5], [inf]]], [[1, 0, 1, 0]]),
             mean_by_loop,
         ),
+        Step("a token's NaN is seen", rows([[[nan, 2], [4, 6]]], [[1, 1]]), mean_by_loop),
+        Step("a row of pads alone gives zeros", PADDED, mean_by_loop),
+        Step(
+            "a gradient reaches the tokens, and no pad", PADDED, partial(slope, mean_by_loop), slope
+        ),
+        Step("float64, memory not contiguous", TURNED, mean_by_loop),
     ),
     wrong=(
         Wrong(
@@ -240,8 +280,21 @@ POOL = Exercise(
         Wrong(
             "0 times NaN is NaN: fill, do not multiply", "x.masked_fill(~keep, 0.0)", "(x * keep)"
         ),
+        Wrong("a token's NaN was hidden", "total = x", "total = x.nan_to_num()"),
+        Wrong(
+            "the last places were averaged, as many as there are tokens: a pad may stand behind",
+            "keep = is_token[..., None]",
+            "keep = (torch.arange(-x.size(1), 0) >= -is_token.sum(dim=1)[:, None])[..., None]",
+        ),
+        Wrong("the output is cut off from the gradient", "total = x", "total = x.detach()"),
+        Wrong("float64 came in and float32 went out", "return total", "return total.float()"),
         Wrong("a row without tokens is 0 / 0", ".clamp(min=1)", ""),
         Wrong("all rows were divided by one number", "keep.sum(dim=1)", "keep.sum()"),
+        Wrong(
+            "the first places were averaged, as many as there are tokens: a pad may stand in front",
+            "keep = is_token[..., None]",
+            "keep = (torch.arange(x.size(1)) < is_token.sum(dim=1)[:, None])[..., None]",
+        ),
     ),
 )
 
@@ -287,26 +340,11 @@ MASKS = Exercise(
         should, too.
         """,
     steps=(
-        Step(
-            "no padding at all",
-            {"src_ids": SOURCE[:1], "tgt_ids": TARGET[1:], "pad_id": 0},
-            masks_by_loop,
-        ),
-        Step(
-            "a short source, a long target",
-            {"src_ids": SOURCE[1:], "tgt_ids": TARGET[1:], "pad_id": 0},
-            masks_by_loop,
-        ),
-        Step(
-            "a batch of two, source and target of other lengths",
-            {"src_ids": SOURCE[:, :3], "tgt_ids": TARGET, "pad_id": 0},
-            masks_by_loop,
-        ),
-        Step(
-            "another id for padding",
-            {"src_ids": SOURCE, "tgt_ids": TARGET, "pad_id": 2},
-            masks_by_loop,
-        ),
+        Step("no padding at all", ids(SOURCE[:1], TARGET[1:]), masks_by_loop),
+        Step("a short source, a long target", ids(SOURCE[1:], TARGET[1:]), masks_by_loop),
+        Step("source and target of other lengths", ids(SOURCE[:, :3], TARGET), masks_by_loop),
+        Step("another id for padding", ids(SOURCE, TARGET, 2), masks_by_loop),
+        Step("pads at the left and between", ids(SOURCE[:, 1:], FRONT), masks_by_loop),
     ),
     wrong=(
         Wrong(
@@ -320,6 +358,11 @@ MASKS = Exercise(
             "causal & own, across | True",
         ),
         Wrong("the target's padding is not masked", "causal & own", "causal & (own | True)"),
+        Wrong(
+            "pads were kept from asking; a mask belongs to the keys, to those who are looked at",
+            "causal & own",
+            "causal & own & own.transpose(-2, -1)",
+        ),
         Wrong("True must mean may attend", "causal & own, across", "~(causal & own), ~across"),
         Wrong(
             "the source's padding masks the target, and the other way round",
@@ -327,5 +370,28 @@ MASKS = Exercise(
             "causal & across, own",
         ),
         Wrong("pad_id is an argument: it need not be 0", "(src_ids != pad_id)", "(src_ids != 0)"),
+        Wrong("the target's pad_id need not be 0 either", "(tgt_ids != pad_id)", "(tgt_ids != 0)"),
+        Wrong("a position must see itself", ".tril()", ".tril(-1)"),
+        Wrong("the triangle is turned: it sees the future alone", ".tril()", ".triu()"),
+        Wrong(
+            "the two masks changed places",
+            "return causal & own, across",
+            "return across, causal & own",
+        ),
+        Wrong(
+            "the triangle is as long as the source",
+            "tgt_ids.size(1), tgt_ids.size(1)",
+            "src_ids.size(1), src_ids.size(1)",
+        ),
+        Wrong(
+            "the tokens were counted, and so many first places allowed: pads may stand in front",
+            "(tgt_ids != pad_id)[:, None, None, :]",
+            "(torch.arange(tgt_ids.size(1)) < (tgt_ids != pad_id).sum(1)[:, None])[:, None, None]",
+        ),
+        Wrong(
+            "a row that sees nothing was opened: the mask says what is allowed",
+            "causal & own, across",
+            "causal & own | ~(causal & own).any(-1, keepdim=True), across",
+        ),
     ),
 )

@@ -14,7 +14,7 @@ def waves_by_library():
     narrow, wide = sinusoidal_encoding(2, 4), sinusoidal_encoding(30, 32).double()
     return {
         "position 0 at width 4": narrow[0].tolist(),
-        "length of an encoding of width 32": wide[7].norm().item(),
+        "norm of an encoding of width 32": wide[7].norm().item(),
         "steps until the slow pair of width 4 comes round": 2 * math.pi * 10000 ** (2 / 4),
         "PE(5).PE(8) equals PE(20).PE(23)": bool(
             (wide[5] @ wide[8] - wide[20] @ wide[23]).abs() < 1e-6
@@ -30,27 +30,27 @@ WAVES = Exercise(
     minutes=8,
     task="""
         Sinusoids as in the lesson, sine and cosine in turns. Predict the encoding of position 0 at
-        width 4; the length of any encoding of width 32; after how many steps the **slow** pair of
-        width 4 comes round (to the nearest ten); and whether the dot product of positions 5 and 8
-        equals that of 20 and 23.
+        width 4; the norm (the root of the sum of squares) of any encoding of width 32; after how
+        many steps the **slow** pair of width 4 comes round (to the nearest ten); and whether the
+        dot product of positions 5 and 8 equals that of 20 and 23.
         """,
     stub="""
         waves = {
             "position 0 at width 4": [..., ..., ..., ...],
-            "length of an encoding of width 32": ...,
+            "norm of an encoding of width 32": ...,
             "steps until the slow pair of width 4 comes round": ...,
             "PE(5).PE(8) equals PE(20).PE(23)": ...,  # True or False
         }
         """,
     hints=(
         "What are sine and cosine of 0? Each pair adds sin^2 + cos^2 to the squared length.",
-        "The slow pair turns by 1/10000^(2/4) = 1/100 a step; a round is 2 pi.",
+        "The slow pair turns by 1/10000^(2/4) a step; a round is 2 pi. What if both vectors turn?",
         "0 and 1 in turns; the root of 16; 2 pi * 100; the dot product depends on the distance",
     ),
     solution="""
         waves = {
             "position 0 at width 4": [0.0, 1.0, 0.0, 1.0],
-            "length of an encoding of width 32": 4.0,
+            "norm of an encoding of width 32": 4.0,
             "steps until the slow pair of width 4 comes round": 628,
             "PE(5).PE(8) equals PE(20).PE(23)": True,
         }
@@ -67,10 +67,13 @@ WAVES = Exercise(
     wrong=(
         Wrong("the cosine of 0 is 1", "[0.0, 1.0, 0.0, 1.0]", "[0.0, 0.0, 0.0, 0.0]"),
         Wrong("sine comes first in each pair", "[0.0, 1.0, 0.0, 1.0]", "[1.0, 0.0, 1.0, 0.0]"),
-        Wrong("that is the squared length", "4.0,", "16.0,"),
+        Wrong("sine and cosine in turns", "[0.0, 1.0, 0.0, 1.0]", "[0.0, 0.0, 1.0, 1.0]"),
+        Wrong("that is the squared norm", "4.0,", "16.0,"),
         Wrong("32 numbers are 16 pairs, and each pair adds 1", "4.0,", "5.657,"),
         Wrong("a round is 2 pi, not 1", "628", "100"),
         Wrong("the slow pair of width 4 has exponent 2/4", "628", "62832"),
+        Wrong("half a round turns the hand about", "628", "314"),
+        Wrong("that is the fast pair", "628", "6.283"),
         Wrong("only the distance counts, and it is 3 both times", "True", "False"),
     ),
 )
@@ -87,6 +90,8 @@ def places_by_loop(token_ids, pad_id):
         rows.append(places)
     return tensor(rows)
 
+
+PADS = tensor([[0, 6, 0, 0, 6, 8, 0], [4, 4, 0, 4, 0, 0, 5], [0, 0, 0, 0, 0, 0, 0]]).T.clone().T
 
 PLACES = Exercise(
     id="10.2",
@@ -127,9 +132,10 @@ PLACES = Exercise(
         Step(
             "pads at the right", {"token_ids": tensor([[5, 6, 0, 0]]), "pad_id": 0}, places_by_loop
         ),
+        Step("pads on all sides", {"token_ids": PADS, "pad_id": 0}, places_by_loop),
         Step(
             "two rows, pad 9",
-            {"token_ids": tensor([[9, 4, 0, 4], [9, 9, 3, 2]]), "pad_id": 9},
+            {"token_ids": tensor([[9, 4, 0, 4], [4, 9, 3, 9]]), "pad_id": 9},
             places_by_loop,
         ),
     ),
@@ -150,8 +156,38 @@ PLACES = Exercise(
             ".masked_fill(~is_token, 0)",
             ".clamp(min=0)",
         ),
+        Wrong(
+            "only the pads in front were left out of the count, not those between",
+            "(is_token.cumsum(dim=1) - 1)",
+            "(torch.arange(token_ids.size(1)) - is_token.int().argmax(dim=1)[:, None])",
+        ),
         Wrong("counted down the batch, not along the row", "cumsum(dim=1)", "cumsum(dim=0)"),
         Wrong("pad_id is an argument: it need not be 0", "token_ids != pad_id", "token_ids != 0"),
+        Wrong(
+            "positions are integers: they choose rows of a table",
+            "~is_token, 0)",
+            "~is_token, 0).float()",
+        ),
+        Wrong(
+            "counting starts again behind each pad: pads between are passed over",
+            "(is_token.cumsum(dim=1) - 1)",
+            "(lambda c: c - c.masked_fill(is_token, 0).cummax(1)[0] - 1)(is_token.cumsum(1))",
+        ),
+        Wrong(
+            "the input was changed: a pad is written in place",
+            "is_token = token_ids != pad_id",
+            "token_ids[token_ids == pad_id] = -1\n    is_token = token_ids != -1",
+        ),
+        Wrong(
+            "counted from the right",
+            "(is_token.cumsum(dim=1) - 1)",
+            "(is_token.flip(1).cumsum(dim=1).flip(1) - 1)",
+        ),
+        Wrong(
+            "all rows were counted as one",
+            "is_token.cumsum(dim=1)",
+            "is_token.flatten().cumsum(0).view(is_token.shape)",
+        ),
     ),
 )
 
@@ -171,6 +207,13 @@ def all_and_one_by_one(answer, x, encoding, start):
     """How far writing token by token is from reading all at once."""
     whole = answer(x, encoding, start)
     return float((one_by_one(answer, x, encoding, start) - whole).abs().max())
+
+
+def slopes(answer, x, encoding, start):
+    """The gradient of the first column: summed at x, and at each row of the table."""
+    total = answer(x.requires_grad_(), encoding.requires_grad_(), start)[..., 0].sum()
+    at_x, at_table = torch.autograd.grad(total + 0 * (x.sum() + encoding.sum()), [x, encoding])
+    return [at_x.sum().item(), at_table[:, 0].tolist()]
 
 
 TABLE = tensors(encoding=[[0, 10], [1, 20], [2, 30], [3, 40], [4, 50]])
@@ -212,6 +255,13 @@ START = Exercise(
         Step("a text from position 0", {**WORDS, **TABLE, "start": 0}, stamped),
         Step("one word at position 2", {**tensors(x=[[[1, 1]]]), **TABLE, "start": 2}, stamped),
         Step("three words from position 1", {**WORDS, **TABLE, "start": 1}, stamped),
+        Step("up to the table's last row", {**WORDS, **TABLE, "start": 2}, stamped),
+        Step(
+            "a gradient reaches 6 words, and a row for both sentences",
+            {**WORDS, **TABLE, "start": 1},
+            [6.0, [0.0, 2.0, 2.0, 2.0, 0.0]],
+            slopes,
+        ),
         Step("all at once = one by one", {**WORDS, **TABLE, "start": 2}, 0.0, all_and_one_by_one),
     ),
     wrong=(
@@ -231,6 +281,24 @@ START = Exercise(
         ),
         Wrong("the position is multiplied; it must be added", "x + encoding", "x * encoding"),
         Wrong("the last rows were taken", "[start : start + x.size(1)]", "[-x.size(1) :]"),
+        Wrong("the end does not move with the start", "start + x.size(1)]", "x.size(1)]"),
+        Wrong("as many rows as sentences, not as words", "start + x.size(1)", "start + x.size(0)"),
+        Wrong(
+            "the table was rolled the wrong way",
+            "encoding[start : start + x.size(1)]",
+            "encoding.roll(start, 0)[: x.size(1)]",
+        ),
+        Wrong("the words are cut off from the gradient", "x + enc", "x.detach() + enc"),
+        Wrong(
+            "the table is cut off: it can no longer learn",
+            "x + encoding[",
+            "x + encoding.detach()[",
+        ),
+        Wrong(
+            "x was changed in place",
+            "return x + encoding[start : start + x.size(1)]",
+            "x += encoding[start : start + x.size(1)]\n    return x",
+        ),
     ),
 )
 
@@ -243,6 +311,11 @@ def nearest_by_loops(base, d_model, length):
     return {"gap": gap, "verdict": "holds" if gap > 0.1 else "does not hold as stated"}
 
 
+def pairs(base, d_model, length):
+    """What a step of the experiment hands in."""
+    return {"base": base, "d_model": d_model, "length": length}
+
+
 JUDGE = Exercise(
     id="10.4",
     title="Judge: every position has an encoding of its own",
@@ -251,9 +324,9 @@ JUDGE = Exercise(
     minutes=20,
     task="""
         Is that so for every base and width? Measure it: the smallest distance between the
-        encodings of two different positions below `length`, for a `base` in place of 10000 and an
-        even `d_model`. Call the claim "holds" if the distance is above 0.1 (so that a layer can
-        tell the two apart), else "does not hold as stated".
+        encodings of two different positions below `length`, to 0.0001, for a `base` in place of
+        10000 and an even `d_model`. Call the claim "holds" if the distance is above 0.1 (so that a
+        layer can tell the two apart), else "does not hold as stated".
         """,
     stub='''
         def judge_encoding(base, d_model, length):
@@ -280,20 +353,11 @@ JUDGE = Exercise(
         that no number of steps is nearly a whole number of rounds for all pairs at once.
         """,
     steps=(
-        Step(
-            "one pair, 7 positions: nearly a round",
-            {"base": 10000, "d_model": 2, "length": 7},
-            nearest_by_loops,
-        ),
-        Step(
-            "one pair, 50 positions: round and round",
-            {"base": 10000, "d_model": 2, "length": 50},
-            nearest_by_loops,
-        ),
-        Step("two pairs, base 10", {"base": 10, "d_model": 4, "length": 50}, nearest_by_loops),
-        Step(
-            "four pairs, base 10000", {"base": 10000, "d_model": 8, "length": 50}, nearest_by_loops
-        ),
+        Step("one pair, 7 positions: nearly a round", pairs(10000, 2, 7), nearest_by_loops),
+        Step("one pair, 44 positions: 0 to 43", pairs(10000, 2, 44), nearest_by_loops),
+        Step("one pair, 45: 44 steps are nearly 7 rounds", pairs(10000, 2, 45), nearest_by_loops),
+        Step("two pairs, base 10", pairs(10, 4, 50), nearest_by_loops),
+        Step("four pairs, base 10000", pairs(10000, 8, 50), nearest_by_loops),
     ),
     wrong=(
         Wrong("the diagonal was left in: a position is no other", " + 9 * torch.eye(length)", ""),
@@ -308,6 +372,21 @@ JUDGE = Exercise(
         Wrong("only neighbours were compared", "gaps.min()", "gaps.diagonal(1).min()"),
         Wrong("the base is an argument", "/ base **", "/ 10000 **"),
         Wrong("the verdict is turned round", "gap > 0.1", "gap < 0.1"),
+        Wrong(
+            "the exponent is 2i / d_model, the same for both of a pair",
+            "even / d_model",
+            "even / 2 / d_model",
+        ),
+        Wrong("positions end before length", "torch.arange(length,", "torch.arange(length - 1,"),
+        Wrong(
+            "the angle is divided by the power, not multiplied",
+            "[:, None] / base",
+            "[:, None] * base",
+        ),
+        Wrong("the mean distance was taken", "gaps.min()", "gaps.mean()"),
+        Wrong(
+            "the sum of the differences is not the distance", "norm(dim=-1)", "norm(p=1, dim=-1)"
+        ),
         Wrong("the squared distance was taken", "gaps.min().item()", "gaps.min().item() ** 2"),
     ),
 )

@@ -1,6 +1,7 @@
 """Exercises of lesson 12: the whole model."""
 
 import math
+from functools import partial
 
 import torch
 from torch import nn, tensor
@@ -75,55 +76,52 @@ COUNT = Exercise(
         Wrong("each of the four maps has a bias of 4", '"attention": 80', '"attention": 64'),
         Wrong("the output map was left out: q, k, v, out", '"attention": 80', '"attention": 60'),
         Wrong("two maps, there and back", '"feed-forward": 76', '"feed-forward": 40'),
+        Wrong("both maps have a bias, of 8 and of 4", '"feed-forward": 76', '"feed-forward": 64'),
         Wrong("the norms were left out", 'layer": 172', 'layer": 156'),
         Wrong("two norms, one around each sub-layer", 'layer": 172', 'layer": 164'),
         Wrong("more heads are narrower heads: same weights", 'heads": 172', 'heads": 252'),
         Wrong("the cross-attention was left out", "260", "172"),
         Wrong("three sub-layers have three norms", "260", "252"),
         Wrong("tied is one matrix: it counts once", ": 40,", ": 80,"),
+        Wrong("the generator has no bias", ": 40,", ": 50,"),
     ),
 )
 
 
-IDS = tensor([[1, 3], [4, 1]])
+def shared(ends):
+    """The first matrix of a small model of 5 tokens, whatever its name and way round."""
+    matrix = next(p for p in ends.parameters() if p.dim() == 2)
+    return matrix if len(matrix) == 5 else matrix.T
 
 
-def ends_of(answer):
-    """A small model of five tokens, width 4, and its matrix as it starts."""
-    ends = answer(5, 4)
-    return ends, ends.embedding.weight.detach().clone()
-
-
-def off_at_start(answer, token_ids):
+def off_at_start(answer, token_ids, ends=None):
     """How far the logits are from two products with the one matrix."""
-    ends, matrix = ends_of(answer)
-    wanted = 2 * matrix[token_ids] @ matrix.T  # sqrt(4) = 2
+    ends = ends or answer(5, 9)
+    matrix = shared(ends)
+    wanted = matrix.size(1) ** 0.5 * matrix[token_ids] @ matrix.T
     return (ends(token_ids) - wanted).abs().max().item()
 
 
 def off_after_a_step(answer, token_ids):
     """The same after a step of training."""
-    ends, _ = ends_of(answer)
+    ends = answer(5, 4)
     optimizer = torch.optim.SGD(ends.parameters(), lr=0.1)
     ends(token_ids).square().sum().backward()
     optimizer.step()
-    matrix = ends.embedding.weight.detach()
-    return (ends(token_ids) - 2 * matrix[token_ids] @ matrix.T).abs().max().item()
-
-
-def numbers_trained(answer):
-    """How many numbers an optimiser would get."""
-    return numbers_in(ends_of(answer)[0])
+    return off_at_start(answer, token_ids, ends)
 
 
 def off_gradient(answer, token_ids):
-    """How far the embedding's gradient is from the one through both uses."""
-    ends, matrix = ends_of(answer)
-    matrix.requires_grad_()
-    both = (2 * matrix[token_ids] @ matrix.T).square().sum()
-    ends(token_ids).square().sum().backward()
-    return (ends.embedding.weight.grad - torch.autograd.grad(both, matrix)[0]).abs().max().item()
+    """How far the matrix's gradient is from the one through both uses."""
+    ends = answer(5, 4)
+    parameter, matrix = next(ends.parameters()), shared(ends)
+    both = (2 * matrix[token_ids] @ matrix.T).square().mean()
+    wanted = torch.autograd.grad(both, parameter)[0]
+    got = torch.autograd.grad(ends(token_ids).square().mean(), parameter)[0]
+    return (got - wanted).abs().max().item()
 
+
+IDS = {"ids": tensor([[1, 3, 1], [4, 1, 0]])}
 
 TIE = Exercise(
     id="12.2",
@@ -134,7 +132,8 @@ TIE = Exercise(
     task="""
         Embedding and generator should be one matrix. **Symptom:** the model is as large as without
         tying, and after the first step of training the two matrices are no longer equal. **Tool:**
-        count the parameters, and ask `ends.generator.weight is ends.embedding.weight`.
+        count the parameters, and ask `ends.generator.weight is ends.embedding.weight`. Names inside
+        are free.
         """,
     stub='''
         class TiedEnds(nn.Module):
@@ -173,31 +172,27 @@ TIE = Exercise(
         second object: an optimiser with a memory, such as Adam, would then move it twice a step.
         """,
     steps=(
-        Step("at the start: both ends use one matrix", {"ids": IDS}, 0.0, off_at_start),
-        Step("after a step of training: still", {"ids": IDS}, 0.0, off_after_a_step),
-        Step("5 tokens, width 4: 20 numbers are trained", {}, 20, numbers_trained),
-        Step("the gradient is the sum of both uses", {"ids": IDS}, 0.0, off_gradient),
+        Step("at the start: both ends use one matrix", IDS, 0.0, off_at_start),
+        Step("after a step of training: still", IDS, 0.0, off_after_a_step),
+        Step("5 x 4 numbers are trained", {}, 20, lambda answer: numbers_in(answer(5, 4))),
+        Step("the gradient is the sum of both uses", IDS, 0.0, off_gradient),
     ),
     wrong=(
-        Wrong(
-            "the two matrices start differently: nothing ties them",
-            "\n        self.generator.weight = self.embedding.weight",
-            "",
-        ),
+        Wrong("nothing ties the two matrices", "self.generator.weight", "weight"),
         Wrong("the embedding is no longer scaled by sqrt(d_model)", " * self.scale", ""),
+        Wrong("scaled by d_model, not by its root", "d_model**0.5", "d_model"),
+        Wrong("the root of the width is not always 2", "d_model**0.5", "2"),
+        Wrong("divided by the scale: it makes the embedding larger", " * self.sc", " / self.sc"),
+        Wrong("the embedding's use is cut off", "(token_ids) *", "(token_ids).detach() *"),
         Wrong(
             "a copy again: equal at the start, and trained apart",
             "= self.embedding.weight",
             "= nn.Parameter(self.embedding.weight.detach().clone())",
         ),
-        Wrong(
-            "two parameters on the same numbers: the optimiser gets both",
-            "= self.embedding.weight",
-            "= nn.Parameter(self.embedding.weight)",
-        ),
+        Wrong("two parameters on the same numbers", "r.weight = self", "r.weight.data = self"),
         Wrong("the generator has a bias of its own", "bias=False)", "bias=True)"),
         Wrong(
-            "the generator's use is cut off from the gradient",
+            "the generator's use is cut off",
             "self.generator(self.embedding(token_ids) * self.scale)",
             "self.embedding(token_ids) * self.scale @ self.embedding.weight.detach().T",
         ),
@@ -205,26 +200,28 @@ TIE = Exercise(
 )
 
 
-def make_layers():
-    """PyTorch's decoder layer with weights that anyone can make again, and ours with the same."""
-    theirs = nn.TransformerDecoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+def make_layer(norm_first):
+    """PyTorch's decoder layer with weights that anyone can make again."""
+    layer = nn.TransformerDecoderLayer(4, 2, 6, 0.0, batch_first=True, norm_first=norm_first)
     with torch.no_grad():
-        for number, parameter in enumerate(theirs.parameters()):
+        for number, parameter in enumerate(layer.parameters()):
             waves = torch.arange(parameter.numel()).mul(1.7).add(number).sin()
             parameter.copy_(waves.view_as(parameter))
-    return theirs, DecoderLayer.from_torch(theirs)
+    return layer
 
 
-THEIRS, LAYER = make_layers()
-TARGET = torch.arange(16.0).reshape(2, 2, 4) % 5
-MEMORY = torch.arange(24.0).reshape(2, 3, 4).square() % 7
+THEIRS = {norm_first: make_layer(norm_first) for norm_first in (False, True)}
+OURS = {norm_first: DecoderLayer.from_torch(layer) for norm_first, layer in THEIRS.items()}
+TARGET = torch.arange(24.0).reshape(2, 3, 4) % 5
+MEMORY = torch.arange(40.0).reshape(2, 5, 4).square() % 7
+PADS = tensor([[0, 1, 1, 1, 1], [1, 1, 0, 1, 0]]).bool()[:, None, None]
 
 
-def inputs(batch, tgt_len, src_len, mask=None, is_token=None):
-    """What a step hands in; is_token: boolean (batch, src_len)."""
-    memory_mask = None if is_token is None else is_token[:, None, None]
+def inputs(batch, tgt_len, src_len, mask=None, memory_mask=None, norm_first=False):
+    """What a step hands in."""
     x, memory = TARGET[:batch, :tgt_len], MEMORY[:batch, :src_len]
-    return {"layer": LAYER, "x": x, "memory": memory, "mask": mask, "memory_mask": memory_mask}
+    masks = {"mask": mask, "memory_mask": memory_mask}
+    return {"layer": OURS[norm_first], "x": x, "memory": memory, **masks}
 
 
 def by_torch(layer, x, memory, mask, memory_mask):
@@ -232,8 +229,16 @@ def by_torch(layer, x, memory, mask, memory_mask):
     hidden = {} if mask is None else {"tgt_mask": ~mask}
     if memory_mask is not None:
         hidden["memory_key_padding_mask"] = ~memory_mask[:, 0, 0]
-    return THEIRS(x, memory, **hidden)
+    return THEIRS[layer.residuals[0].norm_first](x, memory, **hidden)
 
+
+def slope(answer, layer, x, memory, *masks):
+    """The gradients of the first column at x and memory; zeros where they are cut off."""
+    total = answer(layer, x.requires_grad_(), memory.requires_grad_(), *masks)[..., 0].sum()
+    return list(torch.autograd.grad(total + 0 * (x.sum() + memory.sum()), [x, memory]))
+
+
+WHOLE = inputs(2, 3, 5, causal_mask(3), PADS)
 
 CROSS = Exercise(
     id="12.3",
@@ -276,19 +281,15 @@ CROSS = Exercise(
         With lengths that differ, most mix-ups crash at once.
         """,
     steps=(
-        Step("one source word, one target word: its value arrives", inputs(1, 1, 1), by_torch),
+        Step("one source word, one target word", inputs(1, 1, 1), by_torch),
         Step("two target words, three of the source, no masks", inputs(1, 2, 3), by_torch),
         Step("a causal mask for the target", inputs(1, 2, 3, causal_mask(2)), by_torch),
-        Step(
-            "a batch of two; the second source has a pad",
-            inputs(2, 2, 3, causal_mask(2), tensor([[True] * 3, [True, True, False]])),
-            by_torch,
-        ),
+        Step("two sentences whose sources have pads", WHOLE, by_torch),
+        Step("pre-norm", inputs(2, 3, 5, causal_mask(3), PADS, True), by_torch),
+        Step("a gradient reaches x and the encoder", WHOLE, partial(slope, by_torch), slope),
     ),
     wrong=(
-        Wrong(
-            "the source still asks: queries are the target's", "x, memory, memory", "memory, x, x"
-        ),
+        Wrong("queries come from the target", "x, memory, memory", "memory, x, x"),
         Wrong("keys and values come from the same place", "x, memory, memory", "x, x, memory"),
         Wrong("keys bring their own mask: the source's", ", memory_mask)[0]", ", mask)[0]"),
         Wrong("the self-attention lost its mask: it sees ahead", "x, x, x, mask", "x, x, x, None"),
@@ -298,6 +299,20 @@ CROSS = Exercise(
             "around_cross(x, lambda x: layer.cross_attention(x, memory, memory, memory_mask)[0])",
             "layer.cross_attention(x, memory, memory, memory_mask)[0]",
         ),
+        Wrong(
+            "cross-attention reads the outer x, not the normed one",
+            "s(x, lambda x",
+            "s(x, lambda _",
+        ),
+        Wrong("self-attention reads the outer x", "f(x, lambda x", "f(x, lambda _, x=x"),
+        Wrong("the feed-forward network is gone", ", layer.feed_forward", ", torch.zeros_like"),
+        Wrong(
+            "each residual has its own norm",
+            "around_self, around_cross,",
+            "around_cross, around_self,",
+        ),
+        Wrong("the queries are cut off", "x, memory, mem", "x.detach(), memory, mem"),
+        Wrong("the encoder is cut off", "memory, memory,", "*[memory.detach()] * 2,"),
     ),
 )
 
@@ -314,7 +329,12 @@ def balance_by_loop(weight, encoding, scale):
     return {"ratio": ratio, "verdict": "the position drowns" if ratio > 10 else verdict}
 
 
-WAVES = tensors(encoding=[[0, 1], [1, 0], [0, -1]])
+def ask(weight, encoding, scale):
+    """What a step of the test hands in."""
+    return {**tensors(weight=weight, encoding=encoding), "scale": scale}
+
+
+WAVES = [[0, 1], [1, 0], [0, -1]]
 
 BALANCE = Exercise(
     id="12.4",
@@ -355,45 +375,23 @@ BALANCE = Exercise(
         to 1. Right are small starts with the scale, or starts of 1 without it.
         """,
     steps=(
-        Step(
-            "1 and 7 have the typical size 5; 0 and 1 the root of 1/2",
-            {**tensors(weight=[[1, 7]], encoding=[[0, 1]]), "scale": 1},
-            balance_by_loop,
-        ),
-        Step(
-            "signs do not cancel",
-            {**tensors(weight=[[3, -1], [1, -3]]), **WAVES, "scale": 2},
-            balance_by_loop,
-        ),
-        Step(
-            "a large matrix",
-            {**tensors(weight=[[5, 6], [9, 2]]), **WAVES, "scale": 4},
-            balance_by_loop,
-        ),
-        Step(
-            "a tiny matrix",
-            {**tensors(weight=[[0.02, 0.01], [0.03, 0]]), **WAVES, "scale": 1},
-            balance_by_loop,
-        ),
+        Step("1 and 7 have size 5; 0 and 1 root 1/2", ask([[1, 7]], [[0, 1]], 1), balance_by_loop),
+        Step("signs do not cancel", ask([[3, -1], [1, -3]], WAVES, 2), balance_by_loop),
+        Step("a large matrix", ask([[5, 6], [9, 2]], WAVES, 1.25), balance_by_loop),
+        Step("exactly 10", ask([[2, -2], [2, 2], [-2, 2]], [[1, -1]], 5), balance_by_loop),
+        Step("a tiny matrix", ask([[0.06, 0.05], [0.08, 0]], WAVES, 1), balance_by_loop),
     ),
     wrong=(
-        Wrong(
-            "the ratio is turned round: embedding over encoding", "large / small", "small / large"
-        ),
-        Wrong(
-            "the largest entries are not the typical ones", "square().mean().sqrt()", "abs().amax()"
-        ),
-        Wrong(
-            "the mean size is not the root of the mean square",
-            "square().mean().sqrt()",
-            "abs().mean()",
-        ),
+        Wrong("it is embedding over encoding", "large / small", "small / large"),
+        Wrong("the largest entries are not typical", "square().mean().sqrt()", "abs().amax()"),
+        Wrong("the mean size is another mean", "square().mean().sqrt()", "abs().mean()"),
         Wrong("no root was taken", ".sqrt()", ""),
+        Wrong("a longer table is not a larger one: take the mean", "mean().sqrt", "sum().sqrt"),
+        Wrong("exactly 10 is not above 10", "> 10", ">= 10"),
+        Wrong("the scale was put under the root", "weight * scale", "weight * scale**0.5"),
         Wrong("the scale was forgotten", "weight * scale", "weight"),
         Wrong(
-            "the mean was taken away first: that is the spread, not the size",
-            "x.square().mean().sqrt()",
-            "x.std(correction=0)",
+            "that is the spread, not the size", "x.square().mean().sqrt()", "x.std(correction=0)"
         ),
         Wrong("a token that is too small drowns, too", "ratio < 0.1", "ratio < 0"),
     ),

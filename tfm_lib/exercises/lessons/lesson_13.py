@@ -1,19 +1,30 @@
 """Exercises of lesson 13: training."""
 
+from functools import partial
 from itertools import pairwise
 
 import torch
-from torch import tensor
+from torch import nn, tensor
 from torch.nn import functional as F
 
 from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts
 
-TABLE = (torch.arange(64.0).reshape(8, 8) * 5) % 7  # logits by the last token
 
-
-def toy_model(src_ids, decoder_input):
+class Toy(nn.Module):
     """Logits (batch, length, 8) that depend on the token just read and on the source."""
-    return TABLE[decoder_input] * (1 + src_ids[:, :1, None] / 4)
+
+    def __init__(self, size=1):
+        super().__init__()
+        self.table = nn.Parameter((torch.arange(64.0).reshape(8, 8) * 5) % 7 * size)
+
+    def forward(self, src_ids, decoder_input):
+        return self.table[decoder_input] * (1 + src_ids[:, :1, None] / 4)
+
+
+def slope(answer, model, *given):
+    """The gradient of the loss at the model's table; zeros if it is cut off."""
+    (answer(model, *given) + 0 * model.table.sum()).backward()
+    return model.table.grad
 
 
 def loss_by_loop(model, src_ids, tgt_ids, pad_id):
@@ -27,11 +38,14 @@ def loss_by_loop(model, src_ids, tgt_ids, pad_id):
     return torch.stack(losses).mean()
 
 
-def task(src_ids, tgt_ids, pad_id=0):
+def task(src_ids, tgt_ids, pad_id=0, size=1):
     """What a step of the first lab hands in."""
     ids = {"src_ids": tensor(src_ids), "tgt_ids": tensor(tgt_ids)}
-    return {"model": toy_model, **ids, "pad_id": pad_id}
+    return {"model": Toy(size), **ids, "pad_id": pad_id}
 
+
+TWO = task([[4], [2]], [[1, 5, 3, 7, 2], [1, 6, 2, 0, 0]])
+SHIFTED = "tgt_ids[:, :-1], tgt_ids[:, 1:]"  # in the solution
 
 SHIFT = Exercise(
     id="13.1",
@@ -67,44 +81,25 @@ SHIFT = Exercise(
         """,
     explanation="""
         Without the shift each label stands where it can be read: copying is enough, and the causal
-        mask does not help, since a position may see itself. A loss that falls much faster than
-        expected is a symptom, not a success.
+        mask does not help, since a position may see itself. Too fast a fall is a symptom.
         """,
     steps=(
         Step("bos and one token: one thing to say", task([[4]], [[1, 5]]), loss_by_loop),
         Step("bos, two tokens, eos: three things", task([[4]], [[1, 5, 3, 2]]), loss_by_loop),
         Step("pads cost nothing", task([[4]], [[1, 6, 2, 0, 0]]), loss_by_loop),
-        Step(
-            "two rows: every token counts alike",
-            task([[4], [2]], [[1, 5, 3, 7, 2], [1, 6, 2, 0, 0]]),
-            loss_by_loop,
-        ),
-        Step("pad 7", task([[4], [2]], [[1, 5, 3, 2], [1, 2, 7, 7]], 7), loss_by_loop),
+        Step("two rows: every token counts alike", TWO, loss_by_loop),
+        Step("pad 7", task([[4], [2]], [[1, 5, 0, 2], [1, 2, 7, 7]], 7), loss_by_loop),
+        Step("logits of 1000 and more", task([[4]], [[1, 5, 6, 2]], size=300), loss_by_loop),
+        Step("a gradient reaches the model", TWO, partial(slope, loss_by_loop), slope),
     ),
     wrong=(
-        Wrong(
-            "it still says what it reads: the labels are not shifted",
-            "tgt_ids[:, :-1], tgt_ids[:, 1:]",
-            "tgt_ids, tgt_ids",
-        ),
+        Wrong("it still says what it reads: no shift", SHIFTED, "tgt_ids, tgt_ids"),
         Wrong("both were cut at the end: still no shift", "tgt_ids[:, 1:]", "tgt_ids[:, :-1]"),
+        Wrong("it reads the next token, says the last", SHIFTED, "tgt_ids[:, 1:], tgt_ids[:, :-1]"),
+        Wrong("the sum was not divided by the tokens", "=pad_id", "=pad_id, reduction='sum'"),
+        Wrong("the loss of the pads is in the mean", ", ignore_index=pad_id", ""),
         Wrong(
-            "shifted the wrong way: it reads the next token and says the last",
-            "tgt_ids[:, :-1], tgt_ids[:, 1:]",
-            "tgt_ids[:, 1:], tgt_ids[:, :-1]",
-        ),
-        Wrong(
-            "the sum, not the mean", "ignore_index=pad_id", "ignore_index=pad_id, reduction='sum'"
-        ),
-        Wrong(
-            "the loss of the pads is in the mean",
-            "labels.flatten(), ignore_index=pad_id)",
-            "labels.flatten())",
-        ),
-        Wrong(
-            "divided by all places, pads included",
-            "ignore_index=pad_id)",
-            "ignore_index=pad_id, reduction='sum') / labels.numel()",
+            "pads were counted as well", "=pad_id)", "=pad_id, reduction='sum') / labels.numel()"
         ),
         Wrong(
             "the mean of each row's mean: tokens of short rows weigh more",
@@ -112,7 +107,17 @@ SHIFT = Exercise(
             "return torch.stack([F.cross_entropy(a, b, ignore_index=pad_id)"
             " for a, b in zip(logits, labels)]).mean()",
         ),
-        Wrong("pad_id is an argument: it need not be 0", "ignore_index=pad_id", "ignore_index=0"),
+        Wrong("pad_id is an argument: it need not be 0", "=pad_id", "=0"),
+        Wrong(
+            "eos must be learnt, too", "logits =", "labels = labels * (labels > 2)\n    logits ="
+        ),
+        Wrong("the first row's source was read for all", "model(src_ids", "model(src_ids[:1]"),
+        Wrong("the model is cut off from the gradient", "logits.flat", "logits.detach().flat"),
+        Wrong(
+            "the logarithm of a share of 0 is infinite: take log_softmax or cross_entropy",
+            "F.cross_entropy(logits.flatten(0, 1)",
+            "F.nll_loss(logits.flatten(0, 1).softmax(-1).log()",
+        ),
     ),
 )
 
@@ -122,8 +127,18 @@ def targets_by_gradient(labels, vocab_size, smoothing, pad_id):
     logits = torch.zeros(len(labels), vocab_size, requires_grad=True)
     options = {"ignore_index": pad_id, "label_smoothing": smoothing, "reduction": "sum"}
     F.cross_entropy(logits, labels, **options).backward()
-    counted = (labels != pad_id)[:, None]
-    return logits.detach().softmax(dim=-1) * counted - logits.grad
+    return logits.detach().softmax(dim=-1) * (labels != pad_id)[:, None] - logits.grad
+
+
+def as_float32(answer, *given):
+    """Shares of any precision."""
+    shares = answer(*given)
+    return shares.float() if getattr(shares, "dtype", None) == torch.float64 else shares
+
+
+def some(labels, size, share, pad_id=0):
+    """What a step hands in."""
+    return {"labels": tensor(labels), "vocab_size": size, "smoothing": share, "pad_id": pad_id}
 
 
 SMOOTH = Exercise(
@@ -134,7 +149,8 @@ SMOOTH = Exercise(
     minutes=10,
     task="""
         `label_smoothing_loss` never builds its target. Build it, as the formula in the lesson has
-        it: a row of shares for each label. A pad gets a row of zeros, so that it costs nothing.
+        it: a row of shares for each label, in any float precision. A pad gets a row of zeros, so
+        that it costs nothing.
         """,
     stub='''
         def smoothed_targets(labels, vocab_size, smoothing, pad_id):
@@ -149,62 +165,47 @@ SMOOTH = Exercise(
     solution="""
         def smoothed_targets(labels, vocab_size, smoothing, pad_id):
             one_hot = F.one_hot(labels, vocab_size).float()  # (tokens, vocab_size)
-            shares = (1 - smoothing) * one_hot + smoothing / vocab_size
+            even = smoothing / vocab_size
+            shares = (1 - smoothing) * one_hot + even
             return shares * (labels != pad_id)[:, None]
         """,
     explanation="""
         Every row of a token adds up to 1. The uniform part runs over all tokens, the right one and
         the pad among them: so PyTorch has it. Other codes share it among the wrong tokens only, or
-        leave the pad out; at a vocabulary of thousands nobody sees the difference, in a test of
-        five tokens everyone does.
+        leave the pad out; among thousands of tokens nobody sees the difference.
         """,
     steps=(
+        Step("no smoothing", some([2], 5, 0.0), tensor([[0.0, 0.0, 1.0, 0.0, 0.0]]), as_float32),
         Step(
-            "no smoothing: one-hot",
-            {"labels": tensor([2]), "vocab_size": 5, "smoothing": 0.0, "pad_id": 0},
-            tensor([[0.0, 0.0, 1.0, 0.0, 0.0]]),
+            "0.92 and 0.02", some([2], 5, 0.1), tensor([[0.02, 0.02, 0.92, 0.02, 0.02]]), as_float32
         ),
-        Step(
-            "smoothing 0.1, five tokens: 0.92 and four times 0.02",
-            {"labels": tensor([2]), "vocab_size": 5, "smoothing": 0.1, "pad_id": 0},
-            tensor([[0.02, 0.02, 0.92, 0.02, 0.02]]),
-        ),
-        Step(
-            "a pad among the labels",
-            {"labels": tensor([1, 0, 3]), "vocab_size": 4, "smoothing": 0.2, "pad_id": 0},
-            targets_by_gradient,
-        ),
-        Step(
-            "pad 2",
-            {"labels": tensor([1, 2, 0]), "vocab_size": 6, "smoothing": 0.3, "pad_id": 2},
-            targets_by_gradient,
-        ),
+        Step("a pad among the labels", some([1, 0, 3], 4, 0.2), targets_by_gradient, as_float32),
+        Step("pad 2", some([1, 2, 0, 4, 1], 6, 0.3, 2), targets_by_gradient, as_float32),
     ),
     wrong=(
-        Wrong(
-            "nothing is smoothed", "(1 - smoothing) * one_hot + smoothing / vocab_size", "one_hot"
-        ),
-        Wrong(
-            "the two shares are exchanged",
-            "(1 - smoothing) * one_hot + smoothing",
-            "smoothing * one_hot + (1 - smoothing)",
-        ),
+        Wrong("nothing is smoothed", "(1 - smoothing) * one_hot + even", "one_hot"),
+        Wrong("the two shares are exchanged", "even =", "smoothing = 1 - smoothing\n    even ="),
         Wrong(
             "shared among the wrong tokens only: the formula's uniform part is over all",
-            "(1 - smoothing) * one_hot + smoothing / vocab_size",
-            "(1 - smoothing) * one_hot + (1 - one_hot) * smoothing / (vocab_size - 1)",
+            "+ even",
+            "+ (1 - one_hot) * smoothing / (vocab_size - 1)",
         ),
         Wrong(
-            "the right token lost its part of the even share: the row adds up to less than 1",
-            "(1 - smoothing) * one_hot + smoothing / vocab_size",
-            "(1 - smoothing) * one_hot + (1 - one_hot) * smoothing / vocab_size",
+            "the right token lost its part of the even share", "+ even", "+ (1 - one_hot) * even"
         ),
-        Wrong("each token got the whole share: divide it", "smoothing / vocab_size", "smoothing"),
+        Wrong("each token got the whole share: divide it", " / vocab_size", ""),
+        Wrong("the row adds up to more than 1", "(1 - smoothing) * one_hot", "one_hot"),
+        Wrong("shared among all tokens, not one less", "/ vocab_size", "/ (vocab_size - 1)"),
+        Wrong(
+            "the pad takes a share, too: other codes leave it out",
+            "+ even",
+            "+ (1 - one_hot) * (torch.arange(vocab_size) != pad_id) * smoothing / (vocab_size - 2)",
+        ),
         Wrong("a pad is to cost nothing: its row is zeros", " * (labels != pad_id)[:, None]", ""),
         Wrong(
             "the pad's column was emptied; it is the pad's row",
-            "shares * (labels != pad_id)[:, None]",
-            "shares * (torch.arange(vocab_size) != pad_id)",
+            "(labels != pad_id)[:, None]",
+            "(torch.arange(vocab_size) != pad_id)",
         ),
         Wrong("pad_id is an argument: it need not be 0", "labels != pad_id", "labels != 0"),
     ),
@@ -223,8 +224,8 @@ def rates_by_search():
         "highest rate, in thousandths": max(map(rate, steps)),
         "at step 100, in thousandths": rate(100),
         "at step 1600, in thousandths": rate(1600),
-        "highest rate at width 400": max(rate(step, d_model=400) for step in steps),
-        "highest rate with warm-up 1600": max(rate(step, warmup=1600) for step in steps),
+        "highest rate at width 400, in thousandths": max(rate(i, d_model=400) for i in steps),
+        "highest rate with warm-up 1600, in thousandths": max(rate(i, warmup=1600) for i in steps),
     }
 
 
@@ -245,8 +246,8 @@ RATES = Exercise(
             "highest rate, in thousandths": ...,
             "at step 100, in thousandths": ...,
             "at step 1600, in thousandths": ...,
-            "highest rate at width 400": ...,
-            "highest rate with warm-up 1600": ...,
+            "highest rate at width 400, in thousandths": ...,
+            "highest rate with warm-up 1600, in thousandths": ...,
         }
         """,
     hints=(
@@ -259,9 +260,9 @@ RATES = Exercise(
             "step of the highest rate": 400,
             "highest rate, in thousandths": 5.0,
             "at step 100, in thousandths": 1.25,
-            "at step 1600, in thousandths": 2.5,
-            "highest rate at width 400": 2.5,
-            "highest rate with warm-up 1600": 2.5,
+            "at step 1600, in thousandths": 2.5,  # step times 4: half
+            "highest rate at width 400, in thousandths": 2.5,  # width times 4: half
+            "highest rate with warm-up 1600, in thousandths": 2.5,  # warm-up times 4: half
         }
         """,
     explanation="""
@@ -276,18 +277,14 @@ RATES = Exercise(
         Wrong("the width is part of it: divide by its root, 10", "5.0", "50.0"),
         Wrong("the width is under the root as well", "5.0", "0.5"),
         Wrong("step 100 is a quarter of the way up: the rise is linear", "1.25", "2.5"),
-        Wrong(
-            "that is the falling term; before step 400 the rising one is smaller", "1.25", "10.0"
-        ),
-        Wrong(
-            "the rate falls with the root of the step: four times the step, half the rate",
-            '1600, in thousandths": 2.5',
-            '1600, in thousandths": 1.25',
-        ),
-        Wrong("four times the width is half the rate", 'width 400": 2.5', 'width 400": 1.25'),
-        Wrong("a wider model gets a lower rate", 'width 400": 2.5', 'width 400": 10.0'),
-        Wrong("the peak depends on the warm-up", 'warm-up 1600": 2.5', 'warm-up 1600": 5.0'),
-        Wrong("a longer warm-up has a lower peak", 'warm-up 1600": 2.5', 'warm-up 1600": 10.0'),
+        Wrong("that is the falling term: the smaller one counts", "1.25", "10.0"),
+        Wrong("the unit is a thousandth: 0.001 is 1", "5.0", "0.005"),
+        Wrong("that is the rising term: the smaller one counts", "2.5,  # step", "20.0,  # step"),
+        Wrong("four times the step is half the rate", "2.5,  # step", "1.25,  # step"),
+        Wrong("four times the width is half the rate", "2.5,  # width", "1.25,  # width"),
+        Wrong("a wider model gets a lower rate", "2.5,  # width", "10.0,  # width"),
+        Wrong("the peak depends on the warm-up", "2.5,  # warm", "5.0,  # warm"),
+        Wrong("a longer warm-up has a lower peak", "2.5,  # warm", "10.0,  # warm"),
     ),
 )
 
@@ -298,15 +295,22 @@ def whole_batch(pieces, pad_id):
     return F.cross_entropy(logits, labels, ignore_index=pad_id)
 
 
-def pieces_of(*labels, pad_id=0):
+def pieces_of(*labels, pad_id=0, size=1):
     """Pieces of a batch with made-up logits, six tokens wide."""
-    made = torch.arange(6.0 * sum(map(len, labels))).reshape(-1, 6).square() % 5
+    made = torch.arange(6.0 * sum(map(len, labels))).reshape(-1, 6).square() % 5 * size
     logits = made.split([len(row) for row in labels])
-    return {
-        "pieces": [(piece, tensor(row)) for piece, row in zip(logits, labels, strict=True)],
-        "pad_id": pad_id,
-    }
+    pieces = [(piece, tensor(row)) for piece, row in zip(logits, labels, strict=True)]
+    return {"pieces": pieces, "pad_id": pad_id}
 
+
+def gradients(answer, pieces, pad_id):
+    """The loss's gradient at each piece's logits."""
+    inputs = [logits.requires_grad_() for logits, _ in pieces]
+    loss = answer(pieces, pad_id) + 0 * sum(logits.sum() for logits in inputs)
+    return list(torch.autograd.grad(loss, inputs))
+
+
+UNEVEN = pieces_of([3, 0], [2, 5, 1])
 
 PIECES = Exercise(
     id="13.4",
@@ -355,41 +359,42 @@ PIECES = Exercise(
         Step("pads in both", pieces_of([3, 0, 0], [2, 5, 4, 0, 0]), whole_batch),
         Step("a piece of pads alone", pieces_of([3, 1, 5], [0, 0]), whole_batch),
         Step("pad 5", pieces_of([3, 5, 0], [2, 1, 4, 5, 5], pad_id=5), whole_batch),
+        Step(
+            "pads in front and between", pieces_of([0, 0, 3], [2, 0, 4, 0, 1], [5, 5]), whole_batch
+        ),
+        Step("logits of 1000 and more", pieces_of([3, 1], [2, 5, 4], size=400), whole_batch),
+        Step("a gradient reaches every piece", UNEVEN, partial(gradients, whole_batch), gradients),
     ),
     wrong=(
         Wrong("the sum of all losses: divide by the number of tokens", " / tokens", ""),
         Wrong("divided by the number of pieces, not of tokens", " / tokens", " / len(pieces)"),
-        Wrong(
-            "only the last piece's tokens were counted",
-            "sum((labels != pad_id).sum() for _, labels in pieces)",
-            "(pieces[-1][1] != pad_id).sum()",
-        ),
+        Wrong("only the last piece counts", "_, labels in pieces)", "_, labels in pieces[-1:])"),
         Wrong("the pads were counted as tokens", "(labels != pad_id).sum()", "len(labels)"),
         Wrong("the loss of the pads was added", ", ignore_index=pad_id", ""),
         Wrong(
             "pieces of pads were left out, but the mean is still one of means",
-            """
-            def loss_in_pieces(pieces, pad_id):
-                losses = [
-                    F.cross_entropy(logits, labels, ignore_index=pad_id)
-                    for logits, labels in pieces
-                    if (labels != pad_id).any()
-                ]
-                return sum(losses) / len(losses)
-            """,
+            "sum(losses) / tokens",
+            "torch.stack([F.cross_entropy(*p, ignore_index=pad_id) for p in pieces]).nanmean()",
         ),
         Wrong(
-            "each mean was weighed by its tokens, but 0 times NaN is NaN: add up sums",
-            """
-            def loss_in_pieces(pieces, pad_id):
-                total = count = 0
-                for logits, labels in pieces:
-                    tokens = (labels != pad_id).sum()
-                    total += tokens * F.cross_entropy(logits, labels, ignore_index=pad_id)
-                    count += tokens
-                return total / count
-            """,
+            "0 times NaN is NaN: add up sums", ', reduction="sum")', ") * (labels != pad_id).sum()"
+        ),
+        Wrong(
+            "so many first places as there are tokens were read: a pad may stand in front",
+            "for logits, labels in pieces",
+            "for logits, labels in ([t[: p[1].ne(pad_id).sum()] for t in p] for p in pieces)",
+        ),
+        Wrong(
+            "the logarithm of a share of 0 is infinite: take cross_entropy",
+            "F.cross_entropy(logits",
+            "F.nll_loss(logits.softmax(-1).log()",
         ),
         Wrong("pad_id is an argument: it need not be 0", "ignore_index=pad_id", "ignore_index=0"),
+        Wrong("no gradient: the sums were detached", "sum(losses) /", "sum(losses).detach() /"),
+        Wrong(
+            "only the last piece learns",
+            "sum(losses)",
+            "(sum(losses).detach() + losses[-1] - losses[-1].detach())",
+        ),
     ),
 )
