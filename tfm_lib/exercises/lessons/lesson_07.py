@@ -101,18 +101,19 @@ def sum_so_far(x):
 
 def faint(x):
     """A layer that hardly knows of order."""
-    return x + 0.004 * x.cumsum(dim=1)
+    return x + 0.001 * x.cumsum(dim=1)
 
 
-def ask(layer, x):
-    """What a step hands in: each vector moves one place to the left."""
-    return {"layer": layer, "x": x, "order": tensor([1, 2, 3, 0])}
+def ask(layer, x, order=(1, 2, 3, 0)):
+    """What a step hands in; by default each vector moves one place to the left."""
+    return {"layer": layer, "x": x, "order": tensor(order)}
 
 
 ROWS = tensor([[[-1.0], [-2.0], [-6.0], [-4.0]]])
 BATCH = tensor(
     [[[1.0, 0, 2], [0, 1, 1], [2, 1, 0], [1, 1, 3]], [[3, 1, 20], [1, 4, 9], [0, 2, 1], [2, 0, 5]]]
 )
+SWAPPED = -BATCH.flip(0, 2).roll(1, 1).double()
 
 GAP = Exercise(
     id="07.2",
@@ -150,7 +151,13 @@ GAP = Exercise(
         Step("a layer that cannot see order: 0", ask(mean_of_all, ROWS), 0.0),
         Step("a running sum can", ask(sum_so_far, ROWS), shuffle_gap_by_loop),
         Step("a batch of two, width 3", ask(sum_so_far, BATCH), shuffle_gap_by_loop),
-        Step("a faint gap; float64", ask(faint, -ROWS.double()), shuffle_gap_by_loop, None, 1e-5),
+        Step(
+            "a faint gap; float64",
+            ask(faint, SWAPPED, (0, 2, 3, 1)),
+            shuffle_gap_by_loop,
+            None,
+            1e-5,
+        ),
     ),
     wrong=(
         Wrong("the second way is not shuffled: every layer would differ", "(x)[:, order]", "(x)"),
@@ -182,14 +189,14 @@ def attend_by_torch(x, w_q, w_k, w_v):
     return F.scaled_dot_product_attention(x @ w_q, x @ w_k, x @ w_v)
 
 
-NAMES = ("W_q", "W_k", "W_v")
+NAMES = ("x", "W_q", "W_k", "W_v")
 
 
-def who_learns(answer, x, w_q, w_k, w_v):
-    """Which of the matrices a gradient reaches."""
-    matrices = [w.requires_grad_() for w in (w_q, w_k, w_v)]
-    total = answer(x, *matrices)[..., 0] @ tensor([1.0, 2.0]) + sum(0 * w.sum() for w in matrices)
-    found = torch.autograd.grad(total.sum(), matrices)
+def who_learns(answer, *given):
+    """Which of the inputs a gradient reaches."""
+    given = [each.requires_grad_() for each in given]
+    total = answer(*given)[..., 0] @ tensor([1.0, 2.0]) + sum(0 * each.sum() for each in given)
+    found = torch.autograd.grad(total.sum(), given)
     return {name: bool(grad.any()) for name, grad in zip(NAMES, found, strict=True)}
 
 
@@ -242,7 +249,7 @@ VALUES = Exercise(
         bugs: an unused layer, a forgotten branch, a detached tensor.
         """,
     steps=(
-        Step("a gradient reaches all three", SAME, dict.fromkeys(NAMES, True), who_learns),
+        Step("a gradient reaches x and all three", SAME, dict.fromkeys(NAMES, True), who_learns),
         Step(
             "one position: its value comes through",
             {**OTHER, **tensors(x=[[[1, 2, 1]]])},
@@ -257,6 +264,7 @@ VALUES = Exercise(
         Wrong("no gradient reaches W_v: the values do not come from it", "@ value", "@ key"),
         Wrong("no gradient reaches W_q: the queries are raw", "x @ w_q", "F.pad(x, (0, 1))"),
         Wrong("the weights are cut off: W_q and W_k never learn", "(dim=-1)", "(dim=-1).detach()"),
+        Wrong("no gradient reaches x", "query, key, v", "x = x.detach()\n    query, key, v"),
         Wrong("W_v is turned", "x @ w_v", "x @ w_v.T"),
         Wrong("raw vectors were added to the values", "@ value", "@ (value + x[..., :1])"),
         Wrong("queries and keys changed places", "query @ key.transp", "key @ query.transp"),

@@ -40,10 +40,11 @@ def heads_by_loop(x, num_heads, mask):
     return torch.cat(done, dim=-1)[:, 0]
 
 
-def slope(answer, x, *rest):
-    """The gradient of the first column at x; zeros if it is cut off."""
-    total = answer(x.requires_grad_(), *rest)[..., 0].sum() + 0 * x.sum()
-    return torch.autograd.grad(total, x)[0]
+def slopes(answer, *given):
+    """The gradients of the first column at all tensors of floats; zeros where they are cut off."""
+    floats = [x.requires_grad_() for x in given if getattr(x, "dtype", 0) == torch.float32]
+    total = answer(*given)[..., 0].sum() + sum(0 * x.sum() for x in floats)
+    return list(torch.autograd.grad(total, floats))
 
 
 def ask(x, num_heads, mask):
@@ -80,6 +81,7 @@ HEADS = STEPS.reshape(1, 2, 3, 2)
 TERMS = {"heads": HEADS, "w_o": torch.arange(20.0).reshape(4, 5) % 7}
 MANY = torch.arange(120.0, dtype=torch.float64).square().view(2, 3, 5, 4).mT
 ASKED = torch.arange(60.0, dtype=torch.float64).view(2, 6, 1, 5) % 4
+SIX = {"query": torch.arange(24.0).reshape(1, 6, 2, 2) % 5, "key": HEADS, "value": HEADS**2}
 FLAT = (torch.arange(24.0).reshape(4, 2, 3) ** 2 % 5 - 2).double().permute(2, 1, 0)[:, :, None]
 
 COLUMNS = Exercise(
@@ -199,11 +201,7 @@ SHARES = Exercise(
         ),
         Wrong("the blocks are in reverse order", "@ blocks", "@ blocks.flip(0)"),
         Wrong("the sum was divided among the heads", "@ blocks", "@ blocks / heads.size(1)"),
-        Wrong(
-            "every head got the same share of the output: each has its own",
-            "return heads @ blocks",
-            "return (heads @ blocks).mean(dim=1, keepdim=True).expand(-1, len(blocks), -1, -1)",
-        ),
+        Wrong("each head has a block of its own, not the mean", "@ blocks", "@ blocks.mean(0)"),
         Wrong(
             "that is the output without the head; its term is what it takes away",
             "return heads @ blocks",
@@ -265,7 +263,7 @@ JOIN = Exercise(
             ask(tensor([[[200.0], [-200]]]), 1, ~torch.eye(2, dtype=torch.bool)),
             heads_by_loop,
         ),
-        Step("a gradient reaches x", ask(STEPS, 2, CAUSAL), partial(slope, heads_by_loop), slope),
+        Step("a gradient reaches x", ask(STEPS, 2, CAUSAL), partial(slopes, heads_by_loop), slopes),
     ),
     wrong=(
         Wrong(
@@ -352,11 +350,8 @@ GROUPS = Exercise(
             ),
             shared_by_loop,
         ),
-        Step(
-            "six heads, two groups, two queries, three keys",
-            {"query": torch.arange(24.0).reshape(1, 6, 2, 2) % 5, "key": HEADS, "value": HEADS**2},
-            shared_by_loop,
-        ),
+        Step("six heads, two groups, two queries, three keys", SIX, shared_by_loop),
+        Step("a gradient reaches all three", SIX, partial(slopes, shared_by_loop), slopes),
         Step(
             "two sentences, three groups, four keys; float64, memory not contiguous",
             {"query": ASKED, "key": MANY % 7, "value": MANY**2 % 9},
@@ -382,6 +377,11 @@ GROUPS = Exercise(
         ),
         Wrong(
             "all query heads use value head 0", "value.repeat_interleave(times, 1)", "value[:, :1]"
+        ),
+        Wrong(
+            "the queries are cut off from the gradient",
+            "return F",
+            "query = query.detach()\n    return F",
         ),
         Wrong("how many heads share is not always 2", "query.size(1) // key.size(1)", "2"),
         Wrong(

@@ -356,7 +356,7 @@ JUDGE = Exercise(
         Step("one pair, 7 positions: nearly a round", pairs(10000, 2, 7), nearest_by_loops),
         Step("one pair, 44 positions: 0 to 43", pairs(10000, 2, 44), nearest_by_loops),
         Step("one pair, 45: 44 steps are nearly 7 rounds", pairs(10000, 2, 45), nearest_by_loops),
-        Step("two pairs, base 10", pairs(10, 4, 50), nearest_by_loops),
+        Step("two pairs, base 20", pairs(20, 4, 50), nearest_by_loops),
         Step("four pairs, base 10000", pairs(10000, 8, 50), nearest_by_loops),
     ),
     wrong=(

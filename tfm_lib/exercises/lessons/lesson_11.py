@@ -83,10 +83,11 @@ def by_layer_norm(x, weight, bias, eps):
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
-def slope(answer, x, *rest):
-    """The gradient of the first column at x; zeros if it is cut off."""
-    total = answer(x.requires_grad_(), *rest)[..., 0].sum() + 0 * x.sum()
-    return torch.autograd.grad(total, x)[0]
+def slopes(answer, *given):
+    """The gradients of the first column at all tensors; zeros where they are cut off."""
+    inputs = [x.requires_grad_() for x in given if torch.is_tensor(x)]
+    total = answer(*given)[..., 0].sum() + sum(0 * x.sum() for x in inputs)
+    return list(torch.autograd.grad(total, inputs))
 
 
 def norm_of(x, eps):
@@ -134,8 +135,7 @@ NORM = Exercise(
         """,
     explanation="""
         With eps = 3 and variance 1 the difference is plain: inside the root 1 / sqrt(4), outside
-        1 / (1 + 3). With the usual 0.00001 it shows only where numbers are tiny: at a position that
-        has died, where everything is nearly the same.
+        1 / (1 + 3). With the usual 0.00001 it shows only where all numbers are nearly the same.
         """,
     steps=(
         Step("2 and 6, eps 0: -1 and 1", norm_of([[2, 6]], 0.0), tensor([[-1.0, 1.0]])),
@@ -143,7 +143,7 @@ NORM = Exercise(
         Step("two positions", norm_of([[1, 2, 6], [30, 10, 20]], 1e-5), by_layer_norm),
         Step("two sentences, three positions, width 4", WIDE, by_layer_norm),
         Step("large, little apart", norm_of([[10001, 10003]], 0.0), tensor([[-1.0, 1.0]])),
-        Step("the gradient at x", WIDE, partial(slope, by_layer_norm), slope),
+        Step("the gradients", WIDE, partial(slopes, by_layer_norm), slopes),
         Step("float64, memory not contiguous", DOUBLE, by_layer_norm),
     ),
     forbidden=(
@@ -170,6 +170,7 @@ NORM = Exercise(
         Wrong(
             "the variance is divided by n, not by n - 1", VARIANCE, "x.var(dim=-1, keepdim=True)"
         ),
+        Wrong("the weight no longer learns", "* weight", "* weight.detach()"),
         Wrong("divided by the variance, not by its root", ".sqrt()", ""),
         Wrong("the mean was not subtracted before dividing", "return distance /", "return x /"),
         Wrong("eps stands outside the root", "(variance + eps).sqrt()", "(variance.sqrt() + eps)"),
@@ -187,8 +188,8 @@ def affine(x):
 
 
 def tenfold(x):
-    """In place of dropout: one sees where it stands, and how often."""
-    return 10 * x
+    """In place of dropout: the last entry goes, and one sees how often it was called."""
+    return 10 * x * (torch.arange(x.size(-1)) < x.size(-1) - 1)
 
 
 def around(sublayer, dropout):
@@ -217,8 +218,7 @@ PRE_NORM = Exercise(
     task="""
         A pre-norm step. Shapes are right and the model learns, but a deep stack learns no better
         than a shallow one. **Symptom:** entries are as large after 24 layers as after one; in the
-        lesson's pre-norm stack they grew. **Tool:** put in a sub-layer that gives zeros. What must
-        come out?
+        lesson's pre-norm stack they grew. **Tool:** a sub-layer of zeros: what must come out?
         """,
     stub='''
         def pre_norm_step(x, sublayer, norm, dropout):
@@ -245,7 +245,7 @@ PRE_NORM = Exercise(
         Step("a dropout that drops everything", around(affine, torch.zeros_like), ONE_THREE),
         Step("a sub-layer 2x + 1", around(affine, nn.Identity()), tensor([[[0.0, 6.0]]])),
         Step("a trained norm, 10x as dropout", BOTH, by_formula),
-        Step("the gradient goes both ways", BOTH, partial(slope, by_formula), slope),
+        Step("the gradient goes both ways", BOTH, partial(slopes, by_formula), slopes),
     ),
     wrong=(
         Wrong("the residual was taken out altogether", "x + dr", "dr"),

@@ -149,7 +149,7 @@ SMOOTH = Exercise(
     minutes=10,
     task="""
         `label_smoothing_loss` never builds its target. Build it, as the formula in the lesson has
-        it: a row of shares for each label, in any float precision. A pad gets a row of zeros, so
+        it: a row of shares for each label, float32 or float64. A pad gets a row of zeros, so
         that it costs nothing.
         """,
     stub='''
