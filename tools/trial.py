@@ -101,12 +101,11 @@ class Watch(ast.NodeTransformer):
 
 
 class Trial:
-    """One run of a lesson: `number` moves its seeds; `without` leaves out exercises by default."""
+    """One run of a lesson without its exercises; `number` moves its seeds."""
 
     def __init__(self, path, number=0):
         self.path, self.number = path, number
         self.notes = []
-        self.cells = []
         self.space = {"__name__": "__main__", "_trial": self}
         self.broken = None  # the first exception: (cell's id, what it says)
         self.cells = [

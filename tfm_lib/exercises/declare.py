@@ -134,6 +134,21 @@ def tensors(**numbers: Any) -> dict[str, Tensor]:
     return {name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()}
 
 
+def slopes(answer: Callable[..., Any], *given: Tensor) -> list[Tensor]:
+    """The gradients at all inputs of floats, if the numbers of each result count 1, 2, 3, ...
+
+    An input without influence has a gradient of zeros; a result without a gradient is an error.
+    """
+    given = tuple(v.detach().clone().requires_grad_(v.is_floating_point()) for v in given)
+    leaves = [value for value in given if value.requires_grad]
+    results = answer(*given)
+    total = torch.stack([0 * leaf.sum() for leaf in leaves]).sum()
+    for result in [results] if isinstance(results, Tensor) else results:
+        factors = torch.arange(1.0, result.numel() + 1).view(result.shape)
+        total = total + (result * factors).sum()
+    return list(torch.autograd.grad(total, leaves))
+
+
 def parts(want: Callable[[], Mapping[str, Any]]) -> tuple[Step, ...]:
     """A step for each entry of a predicted dictionary; `want` works all of them out."""
 

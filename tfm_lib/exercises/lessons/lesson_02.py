@@ -3,7 +3,7 @@
 import torch
 from torch import nn, tensor
 
-from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, tensors
+from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, slopes, tensors
 
 
 def factors_by_torch():
@@ -273,15 +273,6 @@ def run_torch(x, w_x, w_h):
 def gradient_of_last(read, x, w_x, w_h):
     """How the last output depends on each input: (batch, time, input_size)."""
     return slopes(lambda x: read(x, w_x, w_h)[:, -1:], x)[0]
-
-
-def slopes(answer, *given):
-    """The gradients at all inputs, if the first number of a result counts 1, the second 2, ..."""
-    given = [value.detach().clone().requires_grad_() for value in given]
-    result = answer(*given)
-    factors = torch.arange(1.0, result.numel() + 1).reshape(result.shape)
-    total = (result * factors).sum() + sum(0 * value.sum() for value in given)
-    return list(torch.autograd.grad(total, given))
 
 
 WEIGHTS = tensors(w_x=[[1, 0], [0, 1], [1, -1]], w_h=[[0, 1, 0], [0, 0, 1], [1, 0, 0]])

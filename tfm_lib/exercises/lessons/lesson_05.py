@@ -7,7 +7,7 @@ from torch import tensor
 from torch.nn import functional as F
 
 from tfm_lib.attention import window_mask
-from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, tensors
+from tfm_lib.exercises.declare import Exercise, Step, Wrong, parts, slopes, tensors
 
 
 def blend_by_torch():
@@ -86,16 +86,6 @@ def bilinear(query, key, w):
         return torch.stack([bilinear(q, k, w) for q, k in zip(query, key, strict=True)])
     pairs = [[F.bilinear(q[None], k[None], w[None])[0, 0] for k in key] for q in query]
     return torch.stack([torch.stack(row) for row in pairs])
-
-
-def slopes(answer, *given):
-    """The gradients at all inputs that are numbers, if a result's numbers count 1, 2, 3, ..."""
-    given = [v.clone().requires_grad_() if v.is_floating_point() else v for v in given]
-    leaves = [value for value in given if value.requires_grad]
-    result = answer(*given)
-    factors = torch.arange(1.0, result.numel() + 1).reshape(result.shape)
-    total = (result * factors).sum() + sum(0 * leaf.sum() for leaf in leaves)
-    return list(torch.autograd.grad(total, leaves))
 
 
 def numbers(*shape):
