@@ -239,6 +239,18 @@ def test_beam_search_stops_once_nothing_open_can_win():
     assert token_ids.tolist() == [[EOS]] * 3
 
 
+def test_each_row_has_a_bound_of_its_own():
+    """Both have ended above what is open in their own row, 0.5 over 0.4 and 0.3 over 0.25."""
+    tables = torch.full((2, make_tables(0).size(1), VOCAB), 1 / VOCAB)
+    tables[0, 0] = torch.tensor([0.03, 0.03, 0.5, 0.4, 0.04])
+    tables[1, 0] = torch.tensor([0.15, 0.15, 0.3, 0.25, 0.15])
+    step = TableStep(tables.log())
+    options = {"batch_size": 2, "beam_size": 2, "max_len": MAX_LEN, **IDS}
+    token_ids, _ = beam_search(step, length_penalty=0.0, **options)
+    assert token_ids.tolist() == [[EOS]] * 2
+    assert step.calls == 1  # though what is open in row 0 would beat row 1
+
+
 def test_a_bound_that_ignores_the_penalty_would_stop_too_soon():
     """(eos) scores log 0.4 = -0.92; (3, 3, 3, 3) has log 0.3 = -1.20, but scores -0.80."""
     tables = torch.eye(VOCAB)[3].repeat(1, make_tables(0).size(1), 1)
@@ -433,6 +445,12 @@ def test_an_ensemble_decodes_as_one_model_with_the_mean_probabilities(search):
     (ids, scores), (expected_ids, expected) = found
     assert torch.equal(ids, expected_ids)
     torch.testing.assert_close(scores, expected)
+
+
+def test_an_ensembles_probabilities_add_up_to_one():
+    steps = [lambda ids, shift=shift: torch.eye(5)[: len(ids)] + shift for shift in (0.0, 3.0)]
+    log_probs = EnsembleStep(steps)(torch.ones(4, 1).long())
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(4))
 
 
 def test_an_ensemble_refuses_what_it_cannot_average():

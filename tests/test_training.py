@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tfm_lib.training import (
+    History,
     NonFiniteLossError,
     fit,
     label_smoothing_loss,
@@ -230,6 +231,25 @@ def test_fit_equals_a_loop_written_out():
     assert history.seconds > 0
     assert not history.interrupted
     assert history.scores == []
+
+
+def test_without_options_fit_is_adamw_with_the_papers_second_beta_clipped_to_one():
+    model, reference = make_model(), make_model()
+    history = fit(model, make_batches(), squared_error, steps=7, progress=False)
+    optimizer = torch.optim.AdamW(
+        reference.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    for step in range(7):
+        optimizer.zero_grad()
+        squared_error(reference, make_batches()[step % 3]).backward()
+        nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+        optimizer.step()
+    torch.testing.assert_close(weights_of(model), weights_of(reference), atol=1e-7, rtol=0)
+    assert history.lrs == [1e-3] * 7
+
+
+def test_an_empty_history_has_taken_no_time():
+    assert (History().seconds, History().steps, History().interrupted) == (0.0, 0, False)
 
 
 def test_fit_learns():

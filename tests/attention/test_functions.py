@@ -179,6 +179,13 @@ def test_dropout_keeps_the_mean_and_returns_undropped_weights():
     assert ((samples.mean(0) - output).abs() < 5 * standard_error).all()
 
 
+def test_one_number_attends_to_itself():
+    one = torch.tensor([[3.0]])
+    output, weights = scaled_dot_product_attention(one, one, one)
+    assert output.item() == 3
+    assert weights.item() == 1
+
+
 X = torch.zeros(2, 5, 6)
 
 

@@ -51,12 +51,43 @@ def test_sinusoids_grow_without_changing():
     torch.testing.assert_close(long[0], sinusoidal_encoding(1000, 5))
 
 
+def test_sinusoids_keep_the_modules_precision_when_they_grow():
+    positions = SinusoidalPositions(5).to(torch.bfloat16)
+    positions(torch.zeros(1, 100, 5))
+    assert positions.encoding.dtype == torch.bfloat16
+
+
+def test_angles_are_exact_where_the_default_is_double_precision():
+    torch.set_default_dtype(torch.float64)
+    try:
+        encoding = sinusoidal_encoding(300, 6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    angle = 299 / 10000 ** (2 / 6)
+    assert encoding[299, 2].item() == pytest.approx(math.sin(angle), abs=1e-14)
+
+
+def test_sinusoids_are_not_saved_with_the_weights():
+    assert SinusoidalPositions(6).state_dict() == {}
+
+
+def test_learned_positions_start_small():
+    torch.manual_seed(0)
+    weight = LearnedPositions(200, 60).embedding.weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.05)  # GPT-2's and BERT's own start
+    assert abs(weight.mean().item()) < 1e-3
+
+
 def test_sinusoids_are_not_learned_and_learned_ones_are():
     assert list(SinusoidalPositions(6).parameters()) == []
     positions = LearnedPositions(7, 6)
     positions(torch.zeros(2, 3, 6)).sum().backward()
     used = positions.embedding.weight.grad.abs().sum(dim=1) > 0
     assert used.tolist() == [True, True, True, False, False, False, False]
+
+
+def test_the_last_position_is_still_one():
+    assert LearnedPositions(7, 6)(torch.zeros(2, 3, 6), start=4).shape == (2, 3, 6)
 
 
 def test_past_max_len_is_an_error():

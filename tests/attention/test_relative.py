@@ -240,6 +240,30 @@ def test_maps_are_recorded_and_dropout_is_for_training_only():
     assert not torch.equal(attention(*inputs, CAUSAL, positions=positions)[0], first)
 
 
+def test_the_function_drops_nothing_unless_asked():
+    torch.manual_seed(3)
+    query, key, value = (torch.randn(2, 3, 5, 7) for _ in range(3))
+    options = {
+        "position_key": torch.randn(1, 3, 9, 7),
+        "content_bias": torch.randn(3, 1, 7),
+        "position_bias": torch.randn(3, 1, 7),
+    }
+    output, weights = relative_attention(query, key, value, **options)
+    torch.testing.assert_close(output, weights @ value)
+    dropped, kept = relative_attention(query, key, value, dropout=0.9, **options)
+    assert torch.equal(kept, weights)
+    assert not torch.allclose(dropped, output)
+
+
+def test_two_queries_must_not_look_ahead_without_rows_for_it():
+    attention, (query, key, value) = make_attention(), make_inputs()
+    behind = relative_encoding(*BEHIND, D_MODEL).double()
+    everything = torch.ones(2, KEY_LEN, dtype=torch.bool)
+    with pytest.raises(ValueError, match="look ahead: give rows down to distance -1"):
+        attention(query[:, :2], key, value, everything, positions=behind)
+    attention(query[:, :1], key, value, everything[:1], positions=behind)  # it is the last place
+
+
 def test_errors_name_what_does_not_fit():
     attention, (query, key, value) = make_attention(), make_inputs()
     behind, around = (relative_encoding(*d, D_MODEL).double() for d in (BEHIND, AROUND))

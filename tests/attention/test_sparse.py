@@ -260,6 +260,16 @@ def test_split_heads_gives_each_function_its_heads():
         assert_same(attention, inputs, mask, dense_mask & mask)
 
 
+def test_split_heads_with_a_head_each_and_without_a_batch():
+    attention = split_heads(recent_attention(5), column_attention(5))
+    masks = torch.stack([set_mask(17, member) for member in strided_sets(5)])  # (2, 17, 17)
+    torch.manual_seed(1)
+    mask = torch.rand(2, 17, 17) > 0.4
+    inputs = make_inputs(17, (2,))
+    assert_same(attention, inputs, None, masks)
+    assert_same(attention, inputs, mask, masks & mask)
+
+
 def test_split_heads_needs_equal_shares():
     with pytest.raises(ValueError, match="3 heads cannot be shared among 2"):
         split_heads(recent_attention(5), column_attention(5))(*make_inputs(17))

@@ -79,6 +79,16 @@ def test_equal_codes_give_equal_images_and_each_code_reads_its_own_vector(autoen
     assert grads.abs().sum(1).nonzero().flatten().tolist() == [4]
 
 
+def test_what_is_painted_is_not_a_sum_of_what_each_code_paints(autoencoder):
+    """Between the two convolutions of the decoder stands a ReLU."""
+    torch.manual_seed(0)
+    one, two, none = torch.randn(1, 2, 3, CODES), torch.randn(1, 2, 3, CODES), 0
+    with torch.no_grad():
+        first, second, both = (autoencoder.paint(mix) for mix in (one, two, one + two))
+        none = autoencoder.paint(torch.zeros_like(one))
+    assert (both - first - second + none).abs().max() > 1e-3
+
+
 def test_training_noise_is_gumbels(autoencoder, images):
     """Relaxed codes from the formula: softmax((logits - log(-log(u))) / temperature)."""
     torch.manual_seed(3)
@@ -304,3 +314,23 @@ def test_beams_carry_their_own_text():
         ]
         assert scores[row].item() == pytest.approx(max(log_probs), abs=1e-4)
         assert best[row].tolist() == endings[log_probs.index(max(log_probs))].tolist()
+
+
+def test_two_text_tokens_are_enough_for_the_loss_and_one_is_not():
+    sizes = {"rows": 2, "columns": 2, "d_model": 8, "num_heads": 2, "d_ff": 8}
+    for text_len in (1, 2):
+        pattern = pattern_attention(causal_mask(text_len + 4))
+        model = DALLE(5, 7, text_len=text_len, attentions=[pattern], **sizes)
+        stream = torch.ones(3, text_len + 4, dtype=torch.long)
+        if text_len == 2:
+            assert dalle_loss()(model, stream).isfinite()
+        else:
+            with pytest.raises(ValueError, match="text_len=1 must be 2 or more"):
+                dalle_loss()(model, stream)
+
+
+def test_embeddings_start_small():
+    torch.manual_seed(0)
+    model = DALLE(300, 200, text_len=30, rows=9, columns=9, attentions=[None], d_model=40)
+    for embedding in (model.tokens, model.text_positions):
+        assert embedding.weight.std().item() == pytest.approx(0.1, rel=0.1)

@@ -45,8 +45,8 @@ class Permuted(nn.Module):
         self.model = model
 
     def forward(self, token_ids):
-        order = torch.arange(token_ids.size(-1)).expand(token_ids.shape)
-        return self.model(token_ids, order, token_ids.size(-1))
+        places = torch.arange(token_ids.size(-1), device=token_ids.device)
+        return self.model(token_ids, places.expand(token_ids.shape), token_ids.size(-1))
 
 
 def rnn(decoder, **options):
@@ -216,6 +216,27 @@ def test_weights_of_a_wrapped_model_are_the_models_own(name):
         load_weights(torch.compile(other, backend="eager"), weights_of(compiled))
     token_ids = ids()
     assert torch.equal(output(other.eval(), token_ids), output(model, token_ids))
+
+
+@pytest.mark.parametrize("name", ["transformer", "rnn"])
+def test_the_side_with_the_wrong_pad_is_named(name):
+    model, token_ids = built(name).model, ids()
+    padded = token_ids.clone()
+    padded[2, 3] = 0
+    with pytest.raises(ValueError, match=r"^src_ids row 2 is"):
+        model(padded, token_ids)
+
+
+def test_the_side_with_wrong_ids_is_named():
+    model, token_ids = built("rnn").model, ids()
+    empty = token_ids.clone()
+    empty[1] = 0
+    with pytest.raises(ValueError, match=r"^src_ids row 1 must hold a token"):
+        model(empty, token_ids)
+    with pytest.raises(ValueError, match=r"^src_ids reach"):
+        model(token_ids + VOCAB, token_ids)
+    with pytest.raises(ValueError, match=r"^tgt_ids reach"):
+        model(token_ids, token_ids + VOCAB)
 
 
 @pytest.mark.parametrize("step", [RecomputedContinuation, CachedContinuation])

@@ -87,3 +87,17 @@ def test_errors():
         make_model(fused_causal_attention)(torch.zeros(1, 24, dtype=torch.long))
     with pytest.raises(ValueError, match="d_model=12 must be divisible by num_heads=5"):
         make_model(fused_causal_attention, num_heads=5)
+
+
+def test_what_writes_into_the_stream_starts_smaller_with_depth():
+    """Section 5.2: the last layer of each residual block is scaled by 1 / sqrt(2 * num_layers)."""
+    torch.manual_seed(0)
+    model = SparseTransformer(
+        17, max_len=11, stride=3, attentions=[strided_attention(3)], d_model=48, num_layers=8
+    )
+    ordinary = 48**-0.5 / 3**0.5  # the spread of nn.Linear(48, ...): uniform up to 48**-0.5
+    for layer in model.stack.layers:
+        found = layer.self_attention.out_proj.weight.std().item()
+        assert found == pytest.approx(ordinary / 16**0.5, rel=0.1)
+        assert layer.self_attention.out_proj.bias.abs().max() == 0
+        assert layer.feed_forward.contract.bias.abs().max() == 0

@@ -1,6 +1,7 @@
 """Blocks, stacks and the whole model against torch.nn; sizes are prime where they may be."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from tfm_lib.attention.functions import fused_attention, scaled_dot_product_attention
 from tfm_lib.attention.masks import causal_mask
+from tfm_lib.attention.multi_head import MultiHeadAttention
 from tfm_lib.layers.blocks import DecoderLayer, EncoderLayer, FeedForward, Residual
 from tfm_lib.models.transformer import InputEmbedding, Transformer
 
@@ -160,6 +162,22 @@ def test_from_torch_keeps_epsilon_dropout_and_mode():
     assert [residual.dropout.p for residual in ours.residuals] == [0.3, 0.3]
     assert ours.training
     assert not EncoderLayer.from_torch(theirs.eval()).training
+
+
+def test_from_torch_hands_its_options_on():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's about its own fast path
+        theirs = nn.Transformer(6, 2, 1, 1, 8, 0.3, batch_first=True)
+    ours = Transformer.from_torch(
+        theirs, 9, 9, tie_weights="all", pad_id=4, attention=fused_attention
+    )
+    assert ours.pad_id == 4
+    assert ours.src_embedding.tokens.weight is ours.generator.weight
+    assert ours.src_embedding.dropout.p == ours.tgt_embedding.dropout.p == 0.3
+    attentions = [m.attention for m in ours.modules() if isinstance(m, MultiHeadAttention)]
+    assert len(attentions) == 3
+    assert all(attention is fused_attention for attention in attentions)
+    assert len(ours.encoder.layers) == len(ours.decoder.layers) == 1
 
 
 @BOTH_ORDERS

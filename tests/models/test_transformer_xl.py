@@ -229,6 +229,8 @@ def test_segments_cover_each_prediction_once():
     assert torch.equal(labels, streams[:, 1:16])
     assert len(list(cut_segments(streams[:, :16], 5))) == 3  # nothing is left over
     assert len(list(cut_segments(streams[:, :15], 5))) == 2
+    singles = [segment.tolist() for segment, _ in cut_segments(streams[:1, :4], 1)]
+    assert singles == [[[0, 1]], [[1, 2]], [[2, 3]]]
 
 
 def test_the_loss_carries_memory_and_drops_it_at_a_beginning():
