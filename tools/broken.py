@@ -1,12 +1,13 @@
 """Breaks the definitions of a lesson, one at a time, and sees whether its asserts turn red.
 
-    python -m tools.broken 08              # every definition of a lesson, up to four ways each
-    python -m tools.broken --record        # all lessons, and write tools/broken.json
+    python -m tools.broken 08 --most 999   # every definition of a lesson, up to four ways each
+    python -m tools.broken --record        # 20 changes of each lesson, into tools/broken.json
 
 A function's result gets the other sign, becomes 0 or NaN; a mask, a transposition, an axis, a
 triangle or a comparison in it is changed. The lesson then runs on until something is red: a false
-assert, a claim without evidence, an exception. What stays green to the end is named, with the
-asserts that use the definition. The process forks, so it needs Linux or macOS.
+assert, a claim without evidence, an exception. What stays green to the last assert that depends on
+the definition is named, with those asserts; a definition on which none depends is only shown, and
+its output is nbval's to compare. The process forks, so it needs Linux or macOS.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import time
 from numbers import Number
@@ -29,7 +31,9 @@ from tools.lessons import lacks, lesson_paths
 from tools.trial import Trial
 
 RESULTS = Path(__file__).with_suffix(".json")
-WAYS, SECONDS = 4, 60  # mutants of a definition; the longest that one may run
+WAYS, MOST = 4, 20  # changes of a definition; of a lesson, at random
+SECONDS = 90  # of CPU time, the longest that one may run
+SHOWING = {"print", "show", "display", "Table"}
 RED, GREEN, LATE, SAME = 10, 11, 12, 13  # how a mutant ends; LATE: out of time
 
 
@@ -157,80 +161,132 @@ def reads_a_clock(definition):
     return "process_time" in ast.unparse(definition)
 
 
-def users_of(name, cells):
-    """The cells, from here on, that assert something about what a definition makes."""
-    return [
-        cell.id
-        for cell in cells
-        if any(isinstance(node, ast.Assert) for node in ast.walk(cell.tree))
-        and any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(cell.tree))
-    ]
+def names_in(node):
+    """Every name that a piece of code reads or writes."""
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
 
 
-def run_on(trial, position, tree):
-    """In a process of its own: the broken cell, then the rest, until something is red."""
+def is_check(node):
+    """Whether a statement asserts something, as assert, assert_close or a claim's evidence."""
+    return any(
+        isinstance(each, ast.Assert)
+        or (isinstance(each, ast.keyword) and each.arg == "evidence")
+        or (isinstance(each, ast.Attribute) and each.attr == "assert_close")
+        for each in ast.walk(node)
+    )
+
+
+def asserts_behind(name, cells):
+    """The cells, from here on, that assert something about what a definition leads to."""
+    led_to, found = {name}, []
+    for cell in cells:
+        for node in 2 * list(pieces(cell.tree.body)):  # twice: a loop leads back to its start
+            if not names_in(node) & led_to:
+                continue
+            definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            led_to |= {node.name} if definition else led_from(node)
+            if is_check(node) and not definition and cell not in found:
+                found.append(cell)
+    return found
+
+
+def pieces(body):
+    """The statements of a cell, those inside loops and conditions one by one after the header."""
+    for node in body:
+        inner = (
+            [] if isinstance(node, ast.FunctionDef | ast.ClassDef) else getattr(node, "body", [])
+        )
+        if not inner:
+            yield node
+            continue
+        header = copy.copy(node)
+        header.body, header.orelse = [], []
+        yield header
+        yield from pieces([*inner, *getattr(node, "orelse", [])])
+
+
+def led_from(node):
+    """The names that a statement binds, or whose object it may change; showing changes nothing."""
+    found, inner = set(), set()
+    for each in ast.walk(node):
+        if isinstance(getattr(each, "ctx", None), ast.Store):
+            found.add(base_of(each))
+        if isinstance(each, ast.comprehension):
+            inner |= names_in(each.target)
+        if isinstance(each, ast.Expr) and isinstance(each.value, ast.Call):
+            call = each.value
+            if base_of(call.func) not in SHOWING:
+                found |= {base_of(part) for part in (call.func, *call.args)}
+    return found - inner - {None}
+
+
+def base_of(node):
+    """The name at the start of name.attribute[index], None if there is none."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def run_on(trial, cells):
+    """In a process of its own: the cells, the first one broken, until something is red."""
     trial.space["_broken"] = SimpleNamespace(spoil=spoil)
-    cells = [copy.copy(trial.cells[position]), *trial.cells[position + 1 :]]
-    cells[0].tree = tree
     for cell in cells:
         if not trial.run_cell(cell) or not all(all(note.held) for note in trial.notes):
             os._exit(RED)
     os._exit(GREEN)
 
 
-def outcome_of(trial, position, tree):
-    """RED, GREEN or LATE, and the seconds it took."""
+def outcome_of(trial, cells):
+    """SHOWING = {"print", "show", "display", "Table"}
+    RED, GREEN, LATE or SAME, and the seconds it took."""
     start, child = time.monotonic(), os.fork()
     if child == 0:
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
         try:
-            run_on(trial, position, tree)
+            run_on(trial, cells)
         except UnbrokenError:
             os._exit(SAME)
         finally:
             os._exit(RED)
-    while time.monotonic() - start < SECONDS:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status), time.monotonic() - start
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return LATE, float(SECONDS)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return (LATE if code == -signal.SIGXCPU else code), time.monotonic() - start
 
 
-def break_lesson(path):
-    """What became of every mutant of a lesson's definitions."""
-    trial, results = Trial(path), []
+def break_lesson(path, most):
+    """What became of a sample of the lesson's mutants, and which definitions are only shown."""
+    trial, results, shown = Trial(path), [], []
     chance = random.Random(path.name)
+    planned = []  # (position of the cell, index in it, the definition's name, change, tree)
     for position, cell in enumerate(trial.cells):
         for index, node in enumerate(cell.tree.body):
             if not isinstance(node, ast.FunctionDef | ast.ClassDef) or reads_a_clock(node):
                 continue
-            for text, broken in mutants(node, chance):
-                tree = copy.deepcopy(cell.tree)
-                tree.body[index] = broken
-                code, seconds = outcome_of(trial, position, ast.fix_missing_locations(tree))
-                if code == SAME:
-                    continue
-                results.append(
-                    {
-                        "definition": node.name,
-                        "cell": cell.id,
-                        "change": text,
-                        "red": code not in (GREEN, LATE),
-                        "late": code == LATE,
-                        "asserts": users_of(node.name, trial.cells[position:]),
-                        "seconds": round(seconds, 1),
-                    }
-                )
+            if asserts_behind(node.name, trial.cells[position:]):
+                planned += [(position, index, node.name, *each) for each in mutants(node, chance)]
+            else:
+                shown.append(node.name)
+    chosen = chance.sample(planned, min(most, len(planned)))
+    for position, cell in enumerate(trial.cells):
+        for _, index, name, text, broken in (each for each in chosen if each[0] == position):
+            asserting = asserts_behind(name, trial.cells[position:])
+            cells = trial.cells[position : trial.cells.index(asserting[-1]) + 1]
+            cells[0] = copy.copy(cell)
+            cells[0].tree = copy.deepcopy(cell.tree)
+            cells[0].tree.body[index] = broken
+            ast.fix_missing_locations(cells[0].tree)
+            code, seconds = outcome_of(trial, cells)
+            if code != SAME:
+                results.append((name, text, code, seconds, [each.id for each in asserting]))
         if not trial.run_cell(copy.deepcopy(cell)):
             raise SystemExit(f"{path.name} does not run: {trial.broken}")
-    return results
+    return results, shown
 
 
 def main():
     parser = argparse.ArgumentParser(description="Break lessons' definitions.")
     parser.add_argument("lessons", nargs="*", help="numbers of lessons; none: all")
+    parser.add_argument("--most", type=int, default=MOST, help="changes of a lesson, at random")
     parser.add_argument("--record", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args()
     record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
@@ -238,18 +294,18 @@ def main():
         if reason := lacks(path):
             print(f"{path.name}: {reason}")
             continue
-        results = break_lesson(path)
-        red = sum(each["red"] for each in results)
+        results, shown = break_lesson(path, options.most)
+        green = [each for each in results if each[2] in (GREEN, LATE)]
+        red = len(results) - len(green)
         print(f"{path.name}: {red} of {len(results)} red", flush=True)
-        green = [each for each in results if not each["red"]]
-        for each in green:
-            late = ", out of time" if each["late"] else ""
-            print(f"  green{late}: {each['definition']}, {each['change']}")
-            print(f"    asserts that use it: {', '.join(each['asserts']) or 'none'}", flush=True)
+        for name, text, code, seconds, asserting in green:
+            print(f"  green{', out of time' if code == LATE else ''}: {name}, {text}")
+            print(f"    asserts behind it ({seconds:.0f} s): {', '.join(asserting)}", flush=True)
         record[path.name[:2]] = {
             "mutants": len(results),
             "red": red,
-            "green": [[each["definition"], each["change"], each["late"]] for each in green],
+            "green": [[name, text, code == LATE] for name, text, code, *_ in green],
+            "only shown": shown,
         }
         if options.record:
             text = json.dumps(dict(sorted(record.items())), indent=1, ensure_ascii=False)
