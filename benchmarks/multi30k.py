@@ -3,6 +3,7 @@
     python -m benchmarks.multi30k                # everything: hours on two cores
     python -m benchmarks.multi30k small rnn      # some parts
     python -m benchmarks.multi30k details        # the switches of the lesson's table, in minutes
+    python -m benchmarks.multi30k seeds          # small against rnn, five short runs each: an hour
 
 Writes benchmarks/multi30k.json, which lesson 16 reads, and from it the table in README.md; other
 parts' entries stay. A run is kept under runs/: what was stopped goes on, what is finished is only
@@ -17,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, count
+from itertools import chain, count, product
 from pathlib import Path
 
 import torch
@@ -75,9 +76,9 @@ SENTENCES = {
 }
 
 
-def trained(name: str, worker: Worker) -> Training:
+def trained(name: str, settings: Settings, worker: Worker) -> Training:
     """The finished run of that name: begun, gone on with, or found as it is."""
-    settings, folder = SETTINGS[name], RUNS / name.replace(" ", "-")
+    folder = RUNS / name.replace(" ", "-")
     if not (folder / "settings.json").exists():
         training = begin(settings, folder, worker)
     elif Settings.load(folder) != settings:
@@ -204,6 +205,7 @@ SHORT = {
 }
 SEEDS = (0, 1)
 ALONE = Worker(0, 1, torch.device("cpu"))
+COMPARED, SEED_RUNS, SEED_EPOCHS = ("rnn", "small"), 5, 3
 AVERAGED = 5  # checkpoints, the last ones, 10 steps apart
 
 
@@ -388,8 +390,27 @@ def measure_details() -> None:
             record("details", details)
 
 
+def measure_seeds() -> None:
+    """Train small and rnn several times and short, and judge what they write, greedily."""
+    test, found = load_multi30k("test"), recorded().get("seeds", {"bleu": {}})
+    found |= circumstances() | {"epochs": SEED_EPOCHS}
+    for seed, name in product(range(SEED_RUNS), COMPARED):
+        scores = found["bleu"].setdefault(name, {})
+        if str(seed) in scores:
+            continue
+        settings = replace(SETTINGS[name], epochs=SEED_EPOCHS, seed=seed)
+        training = trained(f"{name} seed {seed}", settings, ALONE)
+        written = Translator.load(training.folder).translate(test.sources, beam_size=1)
+        scores[str(seed)] = round(corpus_bleu(written, test.targets)[0], 2)
+        print(f"{name}, seed {seed}: {scores[str(seed)]} in {training.seconds:.0f} s", flush=True)
+        record("seeds", found)
+
+
+PARTS = {"details": measure_details, "seeds": measure_seeds}
+
+
 def main() -> None:
-    known = [*SETTINGS, *TOGETHER, "details"]
+    known = [*SETTINGS, *TOGETHER, *PARTS]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -399,12 +420,12 @@ def main() -> None:
         parser.error(f"unknown names {sorted(unknown)}; known: {known}")
     for name in parts:
         print(name, flush=True)
-        if name == "details":
-            measure_details()
+        if name in PARTS:
+            PARTS[name]()
             continue
         try:
             with join_workers() as worker:
-                runs = [trained(run, worker) for run in TOGETHER.get(name, (name,))]
+                runs = [trained(run, SETTINGS[run], worker) for run in TOGETHER.get(name, (name,))]
             if worker.writes:
                 record(name, measured(runs[0], runs[1:]))
         except ValueError as error:
