@@ -82,6 +82,7 @@ NEIGHBOURS = {
     "show": {
         "environment": set(),
         "plots": set(),
+        "diagram": {"plots"},
         "table": set(),
         "claims": {"table"},
         "seeds": {"table"},

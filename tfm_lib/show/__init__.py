@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfm_lib.show.claims import Claim, claims_table
+    from tfm_lib.show.diagram import flow, flow_text
     from tfm_lib.show.environment import check
     from tfm_lib.show.plots import COLOURS, attention_map, bars, curves, head_maps, show
     from tfm_lib.show.seeds import among_seeds
@@ -23,6 +24,8 @@ __all__ = [
     "check",
     "claims_table",
     "curves",
+    "flow",
+    "flow_text",
     "head_maps",
     "show",
 ]
@@ -30,6 +33,7 @@ __all__ = [
 HOMES = {
     **dict.fromkeys(("Claim", "claims_table"), "claims"),
     **dict.fromkeys(("COLOURS", "attention_map", "bars", "curves", "head_maps", "show"), "plots"),
+    **dict.fromkeys(("flow", "flow_text"), "diagram"),
     "Table": "table",
     "among_seeds": "seeds",
     "check": "environment",
