@@ -278,6 +278,7 @@ def gradient_of_last(read, x, w_x, w_h):
 WEIGHTS = tensors(w_x=[[1, 0], [0, 1], [1, -1]], w_h=[[0, 1, 0], [0, 0, 1], [1, 0, 0]])
 READ = {**tensors(x=[[[1, 0], [0, 1], [1, 1]], [[0, 2], [1, 0], [-1, 0]]]), **WEIGHTS}
 LONG = {"x": (torch.arange(56.0).reshape(7, 4, 2) * 5 % 7 / 10 - 0.3).transpose(0, 1), **WEIGHTS}
+FAR = {"x": (torch.arange(120.0).reshape(2, 30, 2) % 7 - 3) / 200, **WEIGHTS}  # tanh hardly bends
 
 LOOP = Exercise(
     id="02.3",
@@ -340,6 +341,12 @@ LOOP = Exercise(
             gradient_of_last,
         ),
         Step(
+            "the last of thirty, small inputs and a turning state",
+            FAR,
+            lambda *given: gradient_of_last(run_torch, *given),
+            gradient_of_last,
+        ),
+        Step(
             "every output, by every input and weight",
             LONG,
             lambda *given: slopes(run_torch, *given),
@@ -363,6 +370,11 @@ LOOP = Exercise(
             "the state is cut off every third step",
             "h @ w_h.T",
             "(h if len(outputs) % 3 else h.detach()) @ w_h.T",
+        ),
+        Wrong(
+            "the state is cut off every tenth step",
+            "h @ w_h.T",
+            "(h.detach() if len(outputs) % 10 == 9 else h) @ w_h.T",
         ),
         Wrong(
             "all but the last outputs are cut off",

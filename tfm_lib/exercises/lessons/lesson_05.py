@@ -321,8 +321,8 @@ PADS = Exercise(
             tensor([[[100.0, 2.0]]]),
         ),
         Step(
-            "scores of tokens are -200 million, the pad's is 0: the mean of the tokens",
-            tensors(query=[[[-2e6, 0]]], memory=[[[100, 2], [0, 7], [100, 4]]])
+            "scores of tokens are -20 billion, the pad's is 0: the mean of the tokens",
+            tensors(query=[[[-2e8, 0]]], memory=[[[100, 2], [0, 7], [100, 4]]])
             | {"mask": seen([1, 0, 1])},
             tensor([[[100.0, 3.0]]]),
         ),
@@ -343,6 +343,7 @@ PADS = Exercise(
         Wrong("-1 is a score like others: it must be minus infinity", "-math.inf", "-1.0"),
         Wrong("no number is low enough: it must be minus infinity", "-math.inf", "-20.0"),
         Wrong("no number is low enough: it must be minus infinity", "-math.inf", "-1e4"),
+        Wrong("no number is low enough: it must be minus infinity", "-math.inf", "-1e9"),
         Wrong(
             "a score may lie below -100",
             "scores.masked_fill(~mask, -math.inf)",

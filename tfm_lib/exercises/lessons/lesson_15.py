@@ -1,9 +1,10 @@
 """Exercises of lesson 15: what it costs."""
 
+import gc
 import math
 
 import torch
-from torch import nn, tensor
+from torch import Tensor, nn, tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -115,6 +116,26 @@ def one_by_one(answer, pieces):
     return answer(stream())
 
 
+def tensors_held(answer, pieces):
+    """How many numbers the answer's tensors hold when the last piece is gone; up to 40 count as 0.
+
+    Three things and what the last round of a loop leaves behind stay far below 40.
+    """
+    counts = []
+
+    def alive():
+        return sum(each.numel() for each in gc.get_objects() if type(each) is Tensor)
+
+    def stream():
+        before = alive()
+        for scores, values in pieces:
+            yield scores.clone(), values.clone()
+        counts.append(alive() - before)
+
+    answer(stream())
+    return tensor(counts[0] if counts and counts[0] > 40 else 0)
+
+
 def asked(asks, want, *pieces, tolerance=1e-4, double=False):
     """A step; each piece: scores, values. The tolerance allows for rounding at 1000."""
     dtype, at_once = (torch.float64, 9) if double else (torch.float32, math.inf)
@@ -202,6 +223,12 @@ STREAM = Exercise(
             ([2, 4, 3], [[2, 6, 5], [3, 5, 8], [9, 7, 9]]),
             double=True,
         ),
+        Step(
+            "what is held after 50 pieces: three things, no list of copies",
+            {"pieces": [(tensor([k, 1.0, 2.0]), torch.ones(3, 3) * k) for k in range(50)]},
+            tensor(0),
+            tensors_held,
+        ),
     ),
     wrong=(
         Wrong("the sum of the exponentials is not corrected", "total * shrink", "total"),
@@ -231,6 +258,16 @@ STREAM = Exercise(
                 kept = [(scores.clone(), values.clone()) for scores, values in pieces]
                 scores, values = zip(*kept)
                 return torch.cat(scores).softmax(0) @ torch.cat(values)
+            """,
+        ),
+        Wrong(
+            "a list of copies: keep three things only",
+            """
+            def streamed_average(pieces):
+                kept = [(scores.clone(), values.clone()) for scores, values in pieces]
+                top = max(scores.max() for scores, _ in kept)
+                total = sum((scores - top).exp().sum() for scores, _ in kept)
+                return sum((scores - top).exp() @ values for scores, values in kept) / total
             """,
         ),
         Wrong(

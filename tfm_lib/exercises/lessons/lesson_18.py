@@ -160,9 +160,9 @@ HOPS = Exercise(
             layers_by_search,
         ),
         Step(
-            "a circle of 12, each sees the one before: up to 11 layers",
-            {"mask": torch.eye(12).bool() | torch.eye(12).bool().roll(-1, dims=1)},
-            lambda mask: (torch.arange(12)[:, None] - torch.arange(12)) % 12,
+            "a circle of 40, each sees the one before: up to 39 layers",
+            {"mask": torch.eye(40).bool() | torch.eye(40).bool().roll(-1, dims=1)},
+            lambda mask: (torch.arange(40)[:, None] - torch.arange(40)) % 40,
         ),
     ),
     wrong=(
@@ -174,6 +174,7 @@ HOPS = Exercise(
         ),
         Wrong("it ends too early: n positions need up to n - 1", "len(mask)):", "len(mask) - 1):"),
         Wrong("it ends after four layers: n positions need up to n - 1", "len(mask))", "5)"),
+        Wrong("it ends after eleven layers: n positions need up to n - 1", "len(mask))", "12)"),
         Wrong("only keys before the query: a mask may show the future", "mask.f", "mask.tril().f"),
         Wrong(
             "the reach was doubled at each layer: one more layer is one more hop",
