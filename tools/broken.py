@@ -237,8 +237,7 @@ def run_on(trial, cells):
 
 
 def outcome_of(trial, cells):
-    """SHOWING = {"print", "show", "display", "Table"}
-    RED, GREEN, LATE or SAME, and the seconds it took."""
+    """RED, GREEN, LATE or SAME, and the seconds it took."""
     start, child = time.monotonic(), os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))

@@ -27,6 +27,9 @@ MAX_IGNORED_SHARE = 0.25
 SECTIONS = ("claim", "your turn", "summary", "references")  # of each lesson but the first
 MACHINE_PATH = re.compile(r"/(home|root|Users|work|tmp|opt|mnt)/\w|[A-Z]:\\+Users")
 
+NUMBER = re.compile(r"\d+(?:\.\d+)?|\bnan\b")
+BARE_TRUTH = re.compile(r"(?m)[:=]\s+(True|False)\s*$")
+
 every_lesson = pytest.mark.parametrize("path", lesson_paths(), ids=lambda path: path.stem)
 
 
@@ -91,6 +94,57 @@ def test_pictures_have_a_text_alternative(path):
                 text = data.get("text/plain", "")
                 assert text.strip(), cell.source
                 assert not text.startswith("<Figure size"), cell.source
+
+
+# A prediction answered by a word: the cell that asks, and why no number answers it.
+ANSWERED_IN_WORDS = {
+    "7a7f3749": "the answer is a row of tokens",
+    "8b9f21b0": "the answer is a sentence, and its probability follows in the next prediction",
+    "16-017": "the answer is two letters",
+    "21-027": "the answer is a table of yes and no",
+}
+
+
+@every_lesson
+def test_a_prediction_is_answered_by_a_number_or_a_picture(path):
+    cells = read(path).cells
+    for position, cell in enumerate(cells):
+        asks = cell.cell_type == "markdown" and "**Predict" in cell.source
+        if asks and cell.id not in ANSWERED_IN_WORDS:
+            assert any(map(gives_a_number, answer_to(cells[position + 1 :]))), cell.source
+
+
+def answer_to(following):
+    """The code cells that answer a prediction: up to the next prediction or heading."""
+    for cell in following:
+        if cell.cell_type == "markdown" and re.search(r"(?m)^#|\*\*Predict", cell.source):
+            return
+        if cell.cell_type == "code":
+            yield cell
+
+
+def gives_a_number(cell):
+    """Whether an output is a picture or has a number that no text of the cell has already."""
+    known = {
+        number
+        for node in ast.walk(ast.parse(python_source(cell)))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for number in NUMBER.findall(node.value)
+    }
+    for output in cell.outputs:
+        data = output.get("data", {})
+        shown = output.get("text", "") + data.get("text/plain", "")
+        if "image/png" in data or set(NUMBER.findall(shown)) - known:
+            return True
+    return False
+
+
+@every_lesson
+def test_no_output_ends_in_a_bare_truth(path):
+    for cell in code_cells(read(path)):
+        for output in cell.outputs:
+            shown = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+            assert not BARE_TRUTH.search(shown), f"show the number:\n{shown}"
 
 
 @every_lesson

@@ -10,6 +10,7 @@ from tfm_lib.exercises.catalogue import exercises
 from tools.lessons import NOTEBOOKS, ROOT, lesson_paths
 
 STUCK = NOTEBOOKS / "if_you_are_stuck.md"
+SOURCES = NOTEBOOKS / "sources.md"
 README = ROOT / "README.md"
 FIRST = NOTEBOOKS / "00_start_here.ipynb"
 PAGES = [
@@ -19,6 +20,7 @@ PAGES = [
     ROOT / "data" / "README.md",
     STUCK,
     NOTEBOOKS / "claims.md",
+    SOURCES,
 ]
 
 
@@ -42,6 +44,15 @@ def test_the_page_for_those_who_are_stuck_leads_to_labs():
         assert ids, entry
         assert [id_ for id_ in ids if exercises()[id_].kind != "mend"] == []
         assert set(re.findall(r"\]\((\d\d)_", entry)) == {id_[:2] for id_ in ids}
+
+
+def test_the_sources_lead_to_every_lesson():
+    text = SOURCES.read_text(encoding="utf-8")
+    first, last = (int(path.name[:2]) for path in (lesson_paths()[1], lesson_paths()[-1]))
+    named = {int(number) for number in re.findall(r"\]\((\d\d)_", text)}
+    for start, end in re.findall(r"\]\((\d\d)_\S+ to \[\d\d\]\((\d\d)_", text):
+        named |= set(range(int(start), int(end) + 1))
+    assert named == set(range(first, last + 1))
 
 
 def test_readme_shows_the_translators_that_are_recorded():

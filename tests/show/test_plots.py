@@ -280,6 +280,15 @@ def test_a_single_curve_needs_no_legend_and_a_bad_one_is_refused():
         curves({"a": ([1, 2], [[1, 2]])}, xlabel="x", ylabel="y")
 
 
+def test_logarithmic_axes_speak_in_plain_numbers():
+    ax = curves({"a": ([16, 64, 256], [1, 10, 0.01])}, xlabel="x", ylabel="y", log="xy").axes[0]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert tick_texts(ax.get_xticklabels()) == ["16", "64", "256"]
+    assert {"0.01", "0.1", "1", "10"} <= set(tick_texts(ax.get_yticklabels()))
+    ax = curves({"a": ([16, 64, 256], [1, 10, 0.01])}, xlabel="x", ylabel="y", log="x").axes[0]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+
+
 def test_half_precision_is_drawn():
     x = torch.linspace(0, 1, 3, dtype=torch.bfloat16)
     drawn = curves({"a": (range(3), x)}, xlabel="x", ylabel="y").axes[0].lines[0]

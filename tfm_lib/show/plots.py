@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -118,9 +118,14 @@ def curves(
     xlabel: str,
     ylabel: str,
     title: str | None = None,
+    log: Literal["", "x", "y", "xy"] = "",
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw lines ``{name: (x, y)}``, each with a colour, a marker and a line style of its own."""
+    """Draw lines ``{name: (x, y)}``, each with a colour, a marker and a line style of its own.
+
+    log: the axes that are logarithmic. Their ticks are plain numbers, 0.01 and not 10^-2; up to
+    eight different values of x are the ticks themselves.
+    """
     if ax is None:
         ax = Figure(figsize=(6.4, 3.8), layout="constrained").subplots()
     looks = zip(cycle(COLOURS), cycle(MARKERS), cycle(LINE_STYLES), strict=False)
@@ -130,6 +135,16 @@ def curves(
         (line,) = ax.plot(x, y, label=name, color=colour, linestyle=line_style)
         line.set(marker=marker, markersize=5, markevery=every)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if "x" in log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+        values = sorted({float(value) for x, _ in series.values() for value in _array(x, 1)})
+        if len(values) <= 8:
+            ax.set_xticks(values)
+            ax.minorticks_off()
+    if "y" in log:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
     ax.grid(alpha=0.3)
     if len(series) > 1:
         ax.legend()

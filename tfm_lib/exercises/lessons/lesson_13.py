@@ -253,7 +253,7 @@ RATES = Exercise(
     hints=(
         "Two terms, one rising and one falling: where do they meet?",
         "The peak is (width * warmup)^-0.5. Before it the rate is linear, after it step^-0.5.",
-        "(100 * 400)^-0.5 = 1/200; a quarter of the way; four times the step is half the rate",
+        "All numbers are squares: take the roots first. Then ask what a factor of 4 does to each.",
     ),
     solution="""
         rates = {

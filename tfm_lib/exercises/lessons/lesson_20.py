@@ -55,7 +55,7 @@ REACH = Exercise(
     hints=(
         "Without memory nothing crosses the segment's border, however many layers there are.",
         "Each layer with memory reaches one more segment back.",
-        "3 back to the segment's start; then 4 more for each layer: 3 + 4 * layers",
+        "Count first to the segment's own start. Then add a whole memory for each layer.",
     ),
     solution="""
         reach = {

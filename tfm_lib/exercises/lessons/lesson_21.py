@@ -47,7 +47,7 @@ SIGHT = Exercise(
     hints=(
         "Write the turns below the positions: position 2 has turn 0, position 0 turn 1, ...",
         "the content stream sees earlier turns and itself, the query stream earlier turns only",
-        "before position 3 come 2 and 0; before position 2 comes nobody; 4 * 3 * 2 * 1 orders",
+        "Read the order up to the position asked for. How many choices has each turn of an order?",
     ),
     solution="""
         in_order = {
