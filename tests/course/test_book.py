@@ -28,7 +28,7 @@ SECTIONS = ("claim", "your turn", "summary", "references")  # of each lesson but
 MACHINE_PATH = re.compile(r"/(home|root|Users|work|tmp|opt|mnt)/\w|[A-Z]:\\+Users")
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?|\bnan\b")
-BARE_TRUTH = re.compile(r"(?m)[:=]\s+(True|False)\s*$")
+BARE_TRUTH = re.compile(r"(?m)(?:^|[:=])\s*(True|False)\s*$")
 
 every_lesson = pytest.mark.parametrize("path", lesson_paths(), ids=lambda path: path.stem)
 

@@ -126,13 +126,12 @@ def tensors_held(answer, pieces):
     def alive():
         return sum(each.numel() for each in gc.get_objects() if type(each) is Tensor)
 
-    def stream():
+    def counted(stream):
         before = alive()
-        for scores, values in pieces:
-            yield scores.clone(), values.clone()
+        yield from stream
         counts.append(alive() - before)
 
-    answer(stream())
+    one_by_one(lambda stream: answer(counted(stream)), pieces)
     return tensor(counts[0] if counts and counts[0] > 40 else 0)
 
 
